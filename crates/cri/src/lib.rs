@@ -1,0 +1,1 @@
+//! The container runtime contract (CRI v1).

@@ -1,0 +1,1 @@
+//! Pod links, addresses and routes.
