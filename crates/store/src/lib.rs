@@ -1,1 +1,7 @@
-//! The revisioned key space.
+//! The revisioned key space: etcd v3's data model behind one contract.
+//!
+//! Start at [`contract`]: what a store promises.
+
+pub mod contract;
+
+pub use contract::*;
