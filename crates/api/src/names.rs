@@ -1,0 +1,242 @@
+//! What names, labels and keys may be (RFC 1035/1123 as upstream reads them).
+//! Each check answers the faults as upstream words them; none for a good value.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+pub const DNS1123_LABEL_MAX: usize = 63;
+pub const DNS1123_SUBDOMAIN_MAX: usize = 253;
+
+const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+const SUBDOMAIN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const LABEL_1035: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
+const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
+const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
+const ENV_NAME: &str = "[-._a-zA-Z][-._a-zA-Z0-9]*";
+const CONFIG_KEY: &str = "[-._a-zA-Z0-9]+";
+const C_IDENTIFIER: &str = "[A-Za-z_][A-Za-z0-9_]*";
+const WILDCARD: &str = r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+
+struct Pattern {
+    regex: Regex,
+    text: &'static str,
+}
+
+impl Pattern {
+    fn new(text: &'static str) -> Pattern {
+        Pattern { regex: Regex::new(&format!("^(?:{text})$")).expect("a pattern of this file"), text }
+    }
+
+    fn fault(&self, value: &str, message: &str, examples: &[&str]) -> Option<String> {
+        if self.regex.is_match(value) {
+            return None;
+        }
+        let examples: Vec<String> = examples.iter().map(|e| format!("'{e}'")).collect();
+        let examples = examples.join(",  or ");
+        let examples = if examples.is_empty() { String::new() } else { format!("e.g. {examples}, ") };
+        Some(format!("{message} ({examples}regex used for validation is '{}')", self.text))
+    }
+}
+
+macro_rules! pattern {
+    ($name:ident, $text:expr) => {
+        static $name: LazyLock<Pattern> = LazyLock::new(|| Pattern::new($text));
+    };
+}
+pattern!(LABEL_RE, LABEL);
+pattern!(SUBDOMAIN_RE, SUBDOMAIN);
+pattern!(LABEL_1035_RE, LABEL_1035);
+pattern!(QUALIFIED_RE, QUALIFIED);
+pattern!(LABEL_VALUE_RE, LABEL_VALUE);
+pattern!(ENV_NAME_RE, ENV_NAME);
+pattern!(CONFIG_KEY_RE, CONFIG_KEY);
+pattern!(C_IDENTIFIER_RE, C_IDENTIFIER);
+pattern!(WILDCARD_RE, WILDCARD);
+
+fn max_len(limit: usize) -> String {
+    format!("must be no more than {limit} {}", if limit == 1 { "byte" } else { "bytes" })
+}
+
+pub fn dns1123_label(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > DNS1123_LABEL_MAX {
+        faults.push(max_len(DNS1123_LABEL_MAX));
+    }
+    faults.extend(LABEL_RE.fault(
+        value,
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+        &["my-name", "123-abc"],
+    ));
+    faults
+}
+
+pub fn dns1123_subdomain(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_MAX {
+        faults.push(max_len(DNS1123_SUBDOMAIN_MAX));
+    }
+    faults.extend(SUBDOMAIN_RE.fault(
+        value,
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+        &["example.com"],
+    ));
+    faults
+}
+
+pub fn dns1035_label(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > DNS1123_LABEL_MAX {
+        faults.push(max_len(DNS1123_LABEL_MAX));
+    }
+    faults.extend(LABEL_1035_RE.fault(
+        value,
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
+        &["my-name", "abc-123"],
+    ));
+    faults
+}
+
+pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_MAX {
+        faults.push(max_len(DNS1123_SUBDOMAIN_MAX));
+    }
+    faults.extend(WILDCARD_RE.fault(
+        value,
+        "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+        &["*.example.com"],
+    ));
+    faults
+}
+
+/// A label's or annotation's key: `[prefix/]name`.
+pub fn qualified_name(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let parts: Vec<&str> = value.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                faults.push("prefix part must be non-empty".into());
+            } else {
+                faults.extend(dns1123_subdomain(prefix).into_iter().map(|f| format!("prefix part {f}")));
+            }
+            name
+        }
+        _ => {
+            let fault = QUALIFIED_RE.fault(
+                "/",
+                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+                &["MyName", "my.name", "123-abc"],
+            );
+            let with_prefix = fault.unwrap_or_default()
+                + " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+            return vec![with_prefix];
+        }
+    };
+    if name.is_empty() {
+        faults.push("name part must be non-empty".into());
+    } else if name.len() > 63 {
+        faults.push(format!("name part {}", max_len(63)));
+    }
+    let fault = QUALIFIED_RE.fault(
+        name,
+        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+        &["MyName", "my.name", "123-abc"],
+    );
+    faults.extend(fault);
+    faults
+}
+
+pub fn label_value(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > 63 {
+        faults.push(max_len(63));
+    }
+    faults.extend(LABEL_VALUE_RE.fault(
+        value,
+        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+        &["MyValue", "my_value", "12345"],
+    ));
+    faults
+}
+
+pub fn c_identifier(value: &str) -> Vec<String> {
+    let fault = C_IDENTIFIER_RE.fault(
+        value,
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'",
+        &["my_name", "MY_NAME", "MyName"],
+    );
+    fault.into_iter().collect()
+}
+
+pub fn env_var_name(value: &str) -> Vec<String> {
+    let mut faults: Vec<String> = ENV_NAME_RE
+        .fault(
+            value,
+            "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit",
+            &["my.env-name", "MY_ENV.NAME", "MyEnvName1"],
+        )
+        .into_iter()
+        .collect();
+    faults.extend(dot_names(value));
+    faults
+}
+
+/// A key of a ConfigMap's or Secret's data.
+pub fn config_map_key(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > DNS1123_SUBDOMAIN_MAX {
+        faults.push(max_len(DNS1123_SUBDOMAIN_MAX));
+    }
+    faults.extend(CONFIG_KEY_RE.fault(
+        value,
+        "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
+        &["key.name", "KEY_NAME", "key-name"],
+    ));
+    faults.extend(dot_names(value));
+    faults
+}
+
+fn dot_names(value: &str) -> Vec<String> {
+    match value {
+        "." => vec!["must not be '.'".into()],
+        ".." => vec!["must not be '..'".into()],
+        v if v.starts_with("..") => vec!["must not start with '..'".into()],
+        _ => Vec::new(),
+    }
+}
+
+/// A name that is one segment of a URL path, whatever else.
+pub fn path_segment(value: &str) -> Vec<String> {
+    if value == "." || value == ".." {
+        return vec![format!("may not be '{value}'")];
+    }
+    ['/', '%'].iter().filter(|c| value.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// A container's or service's port name (IANA_SVC_NAME).
+pub fn port_name(value: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if value.len() > 15 {
+        faults.push(max_len(15));
+    }
+    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        faults.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    }
+    if !value.bytes().any(|b| b.is_ascii_lowercase()) {
+        faults.push("must contain at least one letter (a-z)".into());
+    }
+    if value.contains("--") {
+        faults.push("must not contain consecutive hyphens".into());
+    }
+    if value.starts_with('-') || value.ends_with('-') {
+        faults.push("must not begin or end with a hyphen".into());
+    }
+    faults
+}
+
+pub fn port_number(value: i64) -> Vec<String> {
+    if (1..=65535).contains(&value) { vec![] } else { vec!["must be between 1 and 65535, inclusive".into()] }
+}
