@@ -68,6 +68,27 @@ impl Keys {
         }
         Keys::From(start)
     }
+
+    /// Every key there is.
+    pub fn all() -> Keys {
+        Keys::From(Bytes::new())
+    }
+
+    /// Whether `key` is one of them.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Keys::One(one) => one == key,
+            Keys::Range(start, end) => &start[..] <= key && key < &end[..],
+            Keys::From(start) => &start[..] <= key,
+        }
+    }
+
+    /// The least key that can be in the range.
+    pub fn start(&self) -> &Bytes {
+        match self {
+            Keys::One(start) | Keys::Range(start, _) | Keys::From(start) => start,
+        }
+    }
 }
 
 /// What to read.
@@ -106,9 +127,18 @@ pub struct RangeAnswer {
 /// A condition of a transaction on one key. An absent key has version 0 and revisions 0.
 #[derive(Clone, Debug)]
 pub struct Compare {
+    /// Where this is more than one key, the condition must hold for each that is there; where none is,
+    /// for an absent key (and a condition on the value fails).
     pub keys: Keys,
     pub target: Target,
     pub op: Ordering,
+}
+
+impl Compare {
+    /// Holds while `key` was last written at `revision`; at [`Revision`] 0, while it is absent.
+    pub fn mod_revision(key: impl Into<Bytes>, revision: Revision) -> Compare {
+        Compare { keys: Keys::One(key.into()), target: Target::ModRevision(revision), op: Ordering::Equal }
+    }
 }
 
 /// What is compared, with the value to compare it to.
@@ -179,15 +209,22 @@ pub enum OpAnswer {
 #[derive(Clone, Debug)]
 pub struct Watch {
     pub keys: Keys,
-    /// The first revision to tell; `None` for everything after now.
+    /// The first revision to tell, which may lie ahead; `None` for everything after now.
     pub from: Option<Revision>,
     /// Carry the value before in each event.
     pub prev: bool,
-    /// Tell the revision now and then though nothing happened.
+    /// Tell the revision now and then though nothing happened, and whenever [`Store::progress`] asks.
     pub progress: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Watch {
+    /// Everything under `keys` after now, or from a revision on.
+    pub fn of(keys: Keys, from: Option<Revision>) -> Watch {
+        Watch { keys, from, prev: false, progress: false }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     Put,
     /// `kv` holds the key and, as `mod_revision`, the revision of the delete.
@@ -198,6 +235,7 @@ pub enum EventKind {
 pub struct Event {
     pub kind: EventKind,
     pub kv: KeyValue,
+    /// Where the watch asked for it, the key was there before, and that value is not compacted.
     pub prev: Option<KeyValue>,
 }
 
@@ -220,8 +258,13 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<TxnAnswer, Error>;
     /// Follows keys. The stream ends after an error: [`Error::Compacted`] where `from` is gone,
     /// [`Error::SlowWatcher`] where the reader fell behind its bound.
-    async fn watch(&self, watch: Watch) -> Result<BoxStream<'static, Result<WatchBatch, Error>>, Error>;
-    /// Forgets history before `revision`; values that are current at it stay.
+    ///
+    /// Everything after the revision the store has when this returns is told.
+    async fn watch(&self, watch: Watch) -> Result<Watching, Error>;
+    /// Makes every watch with `progress` tell, soon, a revision no older than the store's is now.
+    async fn progress(&self) -> Result<(), Error>;
+    /// Forgets history before `revision`; values that are current at it stay. What is compacted
+    /// already answers [`Error::Compacted`], what lies ahead [`Error::FutureRevision`].
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
     /// `id` 0 chooses one; answers the id and the granted time to live in seconds.
     async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<(LeaseId, i64), Error>;
@@ -233,18 +276,31 @@ pub trait Store: Send + Sync + 'static {
     async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseInfo, Error>;
     async fn leases(&self) -> Result<Vec<LeaseId>, Error>;
     async fn status(&self) -> Result<Status, Error>;
+    /// A backup as of now, in the engine's own format, as consecutive pieces.
+    async fn snapshot(&self) -> Result<Snapshot, Error>;
+    /// Gives unused space back to the file system.
+    async fn defragment(&self) -> Result<(), Error>;
 }
 
-#[derive(Clone, Debug)]
+/// What a watch tells, in order of revision.
+pub type Watching = BoxStream<'static, Result<WatchBatch, Error>>;
+
+/// The pieces of a backup.
+pub type Snapshot = BoxStream<'static, Result<Bytes, Error>>;
+
+/// What is known of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseInfo {
     pub granted_seconds: i64,
     pub left_seconds: i64,
     pub keys: Vec<Bytes>,
 }
 
+/// How the store stands.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub revision: Revision,
+    /// The oldest revision that can be read at; 0 where nothing was compacted or the engine cannot tell.
     pub compacted: Revision,
     /// Bytes on disk.
     pub size: u64,
@@ -254,7 +310,9 @@ pub struct Status {
 
 /// What can go wrong; the words are etcd's where it has some.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
+    /// `oldest` is 0 where the engine does not tell it.
     #[error("required revision {asked} has been compacted (oldest is {oldest})")]
     Compacted { asked: Revision, oldest: Revision },
     #[error("required revision {asked} is a future revision (current is {current})")]
@@ -263,6 +321,8 @@ pub enum Error {
     LeaseNotFound,
     #[error("lease already exists")]
     LeaseExists,
+    #[error("lease time to live of {seconds} s is too large")]
+    LeaseTooLong { seconds: i64 },
     #[error("key not found")]
     KeyNotFound,
     #[error("duplicate key given in txn request")]
@@ -279,8 +339,10 @@ pub enum Error {
     Damaged { path: std::path::PathBuf, reason: String, repair: String },
     #[error("the store at {path} is in use by another process")]
     InUse { path: std::path::PathBuf },
-    #[error("store: {0}")]
-    Io(#[from] std::io::Error),
+    #[error("the store at {path} cannot be used: {source}")]
+    Io { path: std::path::PathBuf, source: std::io::Error },
+    #[error("this store cannot do that: {what}")]
+    Unsupported { what: &'static str },
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
 }

@@ -3,5 +3,8 @@
 //! Start at [`contract`]: what a store promises.
 
 pub mod contract;
+mod lease;
+pub mod memory;
+mod txn;
 
 pub use contract::*;
