@@ -130,8 +130,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq
-            .next_element_seed(Seed { at: At::Index(&self.at, items.len()), duplicates: self.duplicates })?
+        while let Some(item) =
+            seq.next_element_seed(Seed { at: At::Index(&self.at, items.len()), duplicates: self.duplicates })?
         {
             items.push(item);
         }

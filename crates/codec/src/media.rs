@@ -26,7 +26,7 @@ impl MediaType {
     /// The ranges of an `Accept` header, best first; equal ones in the order written.
     pub fn accepted(header: &str) -> Vec<MediaType> {
         let mut all: Vec<MediaType> = header.split(',').filter_map(MediaType::parse).collect();
-        all.sort_by(|a, b| b.quality.cmp(&a.quality));
+        all.sort_by_key(|m| std::cmp::Reverse(m.quality));
         all
     }
 
@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn accept_headers() {
-        let all = MediaType::accepted("text/html;q=0.5, application/json;as=Table;g=meta.k8s.io;v=v1, */*;q=0.1");
+        let all =
+            MediaType::accepted("text/html;q=0.5, application/json;as=Table;g=meta.k8s.io;v=v1, */*;q=0.1");
         assert_eq!(all[0].essence, "application/json");
         assert_eq!(all[0].parameter("as"), Some("Table"));
         assert_eq!(all[2].essence, "*/*");

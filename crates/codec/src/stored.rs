@@ -66,7 +66,10 @@ impl Layout {
         if raw[..start].len() < METADATA.len() || metadata.first() != Some(&b'{') {
             return None;
         }
-        Some(Layout { meta: u32::try_from(start + 1).ok()?, meta_end: u32::try_from(start + metadata.len()).ok()? })
+        Some(Layout {
+            meta: u32::try_from(start + 1).ok()?,
+            meta_end: u32::try_from(start + metadata.len()).ok()?,
+        })
     }
 
     /// The bytes of the metadata, braces and all.

@@ -63,7 +63,7 @@ impl Resource {
         if let Some(convert) = &v.convert {
             convert.store(object);
         }
-        object.set_type(&self.api_version(self.stored), &self.kind);
+        object.set_type(&self.stored_type(), &self.kind);
         self.default(object);
     }
 
@@ -75,7 +75,6 @@ impl Resource {
     }
 
     fn typed(&self, version: usize, value: Value) -> Result<Object, Status> {
-        let v = &self.versions[version];
         let Value::Object(map) = value else {
             let what = match value {
                 Value::String(_) => "string",
@@ -105,7 +104,6 @@ impl Resource {
             )));
         }
         object.set_type(&wanted, &self.kind);
-        let _ = v;
         Ok(object)
     }
 

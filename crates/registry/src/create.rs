@@ -82,9 +82,9 @@ impl Engine {
         if cx.dry_run {
             return Ok(Some(Written { object, created: true, warnings }));
         }
-        self.write_new(resource, object, &claims).await.map(|object| {
-            object.map(|object| Written { object, created: true, warnings })
-        })
+        self.write_new(resource, object, &claims)
+            .await
+            .map(|object| object.map(|object| Written { object, created: true, warnings }))
     }
 
     async fn write_new(
@@ -118,7 +118,9 @@ impl Engine {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         match_namespace(resource, namespace, object)?;
-        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"] {
+        for field in
+            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"]
+        {
             object.remove_meta(field);
         }
         object.set_meta("uid", uuid::Uuid::new_v4().to_string());
@@ -132,7 +134,11 @@ impl Engine {
 }
 
 /// Where the body names no namespace it is the path's; another one is refused.
-pub(crate) fn match_namespace(resource: &Resource, namespace: &str, object: &mut Object) -> Result<(), Status> {
+pub(crate) fn match_namespace(
+    resource: &Resource,
+    namespace: &str,
+    object: &mut Object,
+) -> Result<(), Status> {
     if !resource.namespaced() {
         return Ok(());
     }

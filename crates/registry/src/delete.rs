@@ -36,7 +36,10 @@ impl Preconditions {
     pub(crate) fn check(&self, resource: &Resource, object: &Object) -> Result<(), Status> {
         let detail = match (&self.uid, &self.resource_version) {
             (Some(uid), _) if uid != object.uid() => {
-                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid())
+                format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    object.uid()
+                )
             }
             (_, Some(rv)) if rv != object.resource_version() => format!(
                 "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {}",
@@ -184,7 +187,8 @@ fn begin(resource: &Resource, options: &DeleteOptions, object: &mut Object, now:
 
 /// A second delete may only make the wait shorter.
 fn shorten(object: &mut Object, asked: i64, now: Timestamp) {
-    let standing = object.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    let standing =
+        object.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
     if asked >= standing {
         return;
     }

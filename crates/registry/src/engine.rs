@@ -155,7 +155,9 @@ impl Engine {
         let key: bytes::Bytes = resource.store_key(object.namespace(), object.name()).into();
         let lease = match (old, resource.strategy.time_to_live()) {
             (Some(old), _) => old.lease(),
-            (None, Some(seconds)) => self.store.lease_grant(store::LeaseId(0), seconds).await.map_err(unavailable)?.0,
+            (None, Some(seconds)) => {
+                self.store.lease_grant(store::LeaseId(0), seconds).await.map_err(unavailable)?.0
+            }
             (None, None) => store::LeaseId(0),
         };
         let value = codec::stored::encode(object.clone());
@@ -170,7 +172,12 @@ impl Engine {
     }
 
     /// Deletes an object that is still as `old`, and what it held. `false` when it is not.
-    pub(crate) async fn erase(&self, resource: &Resource, old: &Item, object: &Object) -> Result<bool, Status> {
+    pub(crate) async fn erase(
+        &self,
+        resource: &Resource,
+        old: &Item,
+        object: &Object,
+    ) -> Result<bool, Status> {
         let key: bytes::Bytes = resource.store_key(old.namespace(), old.name()).into();
         let mut txn = Txn {
             compare: vec![unchanged(key.clone(), Some(old))],

@@ -31,14 +31,16 @@ impl Feed {
     ///
     /// # Errors
     /// The store does not answer.
-    pub(crate) async fn open(store: &dyn Store, resources: &[Arc<Resource>]) -> Result<Arc<Feed>, store::Error> {
+    pub(crate) async fn open(
+        store: &dyn Store,
+        resources: &[Arc<Resource>],
+    ) -> Result<Arc<Feed>, store::Error> {
         let all = store.range(Range::of(Keys::prefix(ROOT))).await?;
         let entries = resources.iter().map(|r| {
             let entry = Entry { resource: r.clone(), cache: Cache::new(all.revision) };
             (r.prefix.clone(), Arc::new(entry))
         });
-        let feed =
-            Feed { by_prefix: entries.collect(), applied: watch::Sender::new(all.revision) };
+        let feed = Feed { by_prefix: entries.collect(), applied: watch::Sender::new(all.revision) };
         for kv in &all.kvs {
             if let Some((entry, key)) = feed.locate(&kv.key)
                 && let Some(item) = read(entry, key, kv)
@@ -72,7 +74,11 @@ impl Feed {
     ///
     /// # Errors
     /// The store forgot revisions that the caches have not seen; the caller must start anew.
-    pub(crate) async fn run(&self, store: Arc<dyn Store>, stop: CancellationToken) -> Result<(), store::Error> {
+    pub(crate) async fn run(
+        &self,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<(), store::Error> {
         loop {
             let from = Revision(self.applied().0 + 1);
             // All keys, not only ours: every revision must be heard of, else a consistent read
@@ -134,7 +140,11 @@ impl Feed {
 fn read(entry: &Entry, key: &str, kv: &KeyValue) -> Option<Item> {
     let item = Item::read(&entry.resource, key, kv);
     if item.is_none() {
-        tracing::error!(key, prefix = entry.resource.prefix, "a value in the store is no object; it is not served");
+        tracing::error!(
+            key,
+            prefix = entry.resource.prefix,
+            "a value in the store is no object; it is not served"
+        );
     }
     item
 }

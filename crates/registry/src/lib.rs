@@ -31,12 +31,12 @@ mod watch;
 pub use admission::{Admission, Operation, Verdict};
 pub use body::{FieldValidation, Warnings};
 pub use cache::{Change, Item};
-pub use delete::{Deleted, DeleteOptions, Preconditions, Propagation};
+pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
 pub use engine::{Clock, Config, Engine, RequestContext, User, Written};
 pub use list::{ListOptions, Listed, Match};
 pub use resource::{
-    Act, Action, Cell, Column, Connect, Convert, PartHook, Resource, Scope, SelectableField, Subresource, Table,
-    Target, Verb, Version, View,
+    Act, Action, Cell, Column, Connect, Convert, PartHook, Resource, Scope, SelectableField, Subresource,
+    Table, Target, Verb, Version, View,
 };
 pub use strategy::{Claim, Claims, Strategy};
 pub use update::{Part, UpdateOptions};

@@ -166,7 +166,10 @@ impl Engine {
             .map_err(|e| bad(&format!("illegal base64 data: {e}")))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
-            return Err(bad(&format!("server does not recognize this encoded version {}", field::quote(&token.v))));
+            return Err(bad(&format!(
+                "server does not recognize this encoded version {}",
+                field::quote(&token.v)
+            )));
         }
         if token.start.split('/').any(|part| part == "..") {
             return Err(bad(&format!("invalid start key {}", field::quote(&token.start))));

@@ -122,7 +122,10 @@ fn finalizers(value: Option<&Value>, path: &Path, errors: &mut Errors) {
         finalizer_name(name, path, errors);
     }
     if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
-        let shown = api::field::Bare(format!("[{}]", all.iter().map(|f| api::field::quote(f)).collect::<Vec<_>>().join(",")));
+        let shown = api::field::Bare(format!(
+            "[{}]",
+            all.iter().map(|f| api::field::quote(f)).collect::<Vec<_>>().join(",")
+        ));
         errors.invalid(path, shown, "finalizer orphan and foregroundDeletion cannot be both set");
     }
 }

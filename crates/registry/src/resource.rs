@@ -227,7 +227,8 @@ pub struct Resource {
     pub has_generation: bool,
     /// Whether a delete that is done at once answers the object (else a `Status`).
     pub answers_deleted: bool,
-    pub storage_version_hash: Option<&'static str>,
+    /// The `apiVersion` of stored bytes, where another group's row shares them.
+    pub stored_api_version: Option<String>,
     pub table: Option<Table>,
     pub strategy: Arc<dyn Strategy>,
 }
@@ -244,6 +245,11 @@ impl Resource {
     pub fn api_version(&self, version: usize) -> String {
         let name = &self.versions[version].name;
         if self.group.is_empty() { name.clone() } else { format!("{}/{name}", self.group) }
+    }
+
+    /// The `apiVersion` that stored bytes carry.
+    pub fn stored_type(&self) -> String {
+        self.stored_api_version.clone().unwrap_or_else(|| self.api_version(self.stored))
     }
 
     pub fn version(&self, name: &str) -> Option<usize> {

@@ -89,7 +89,8 @@ impl Engine {
             let Some(current) = current else {
                 return self.create_by_update(resource, cx, (namespace, name), change, options).await;
             };
-            let done = self.update_once(resource, cx, (namespace, name), part, change, options, &current).await?;
+            let done =
+                self.update_once(resource, cx, (namespace, name), part, change, options, &current).await?;
             if let Try::Done(written) = done {
                 return Ok(*written);
             }
@@ -191,7 +192,13 @@ impl Engine {
     }
 
     /// Answers whether the caller left the version open.
-    fn check_version(&self, resource: &Resource, part: Part<'_>, new: &Object, old: &Object) -> Result<bool, Status> {
+    fn check_version(
+        &self,
+        resource: &Resource,
+        part: Part<'_>,
+        new: &Object,
+        old: &Object,
+    ) -> Result<bool, Status> {
         let given = new.resource_version();
         let name = old.name();
         if given.is_empty() {
@@ -232,7 +239,9 @@ fn prepare(resource: &Resource, cx: &RequestContext, part: Part<'_>, new: &mut O
         }
         Part::Status => {
             let names: Vec<String> = new.0.keys().chain(old.0.keys()).cloned().collect();
-            for name in names.iter().filter(|n| !matches!(n.as_str(), "metadata" | "status" | "kind" | "apiVersion")) {
+            for name in
+                names.iter().filter(|n| !matches!(n.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
+            {
                 put_back(new, old, name);
             }
             resource.strategy.prepare_status(cx, new, old);

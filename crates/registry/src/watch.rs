@@ -40,7 +40,10 @@ pub enum WatchEvent {
     /// The change is there where the event is the change as stored, for answers to be shared.
     Modified(Arc<Item>),
     Deleted(Arc<Item>),
-    Bookmark { revision: Revision, initial_end: bool },
+    Bookmark {
+        revision: Revision,
+        initial_end: bool,
+    },
     /// The last one.
     Error(Status),
 }
@@ -48,6 +51,7 @@ pub enum WatchEvent {
 /// One watch. Memory: its options and a place in the shared history.
 pub struct Watcher {
     entry: Arc<Entry>,
+    resource: Arc<Resource>,
     engine: Arc<Engine>,
     options: WatchOptions,
     prefix: String,
@@ -62,7 +66,11 @@ pub struct Watcher {
 impl Engine {
     /// # Errors
     /// 504 for a revision that has not come. One that is gone is told by the first event.
-    pub async fn watch(self: &Arc<Engine>, resource: &Resource, options: WatchOptions) -> Result<Watcher, Status> {
+    pub async fn watch(
+        self: &Arc<Engine>,
+        resource: &Arc<Resource>,
+        options: WatchOptions,
+    ) -> Result<Watcher, Status> {
         let entry = self.entry(resource).clone();
         let prefix = prefix(resource, &options.namespace);
         let from_state = options.initial_events || options.revision.is_none_or(|r| r.0 == 0);
@@ -78,7 +86,8 @@ impl Engine {
         let revision = self.revision();
         let (items, mut cursor) = entry.cache.snapshot(&prefix);
         if from_state {
-            let chosen = items.into_iter().filter(|i| selected(resource, i, &options.labels, &options.fields));
+            let chosen =
+                items.into_iter().filter(|i| selected(resource, i, &options.labels, &options.fields));
             ready.extend(chosen.map(WatchEvent::Added));
             if options.initial_events && options.bookmarks {
                 ready.push_back(WatchEvent::Bookmark { revision, initial_end: true });
@@ -95,6 +104,7 @@ impl Engine {
         let next_bookmark = Instant::now() + BOOKMARKS;
         Ok(Watcher {
             entry,
+            resource: resource.clone(),
             engine: self.clone(),
             options,
             prefix,
@@ -162,7 +172,7 @@ impl Watcher {
         if !change.item.key.starts_with(&*self.prefix) {
             return;
         }
-        let resource = &self.entry.resource;
+        let resource = &self.resource;
         let chosen = |item: &Item| selected(resource, item, &self.options.labels, &self.options.fields);
         let was = change.before.as_ref().is_some_and(|b| chosen(b));
         let is = !change.deleted && chosen(&change.item);

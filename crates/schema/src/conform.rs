@@ -151,10 +151,10 @@ impl Types {
             | (Shape::IntOrString, Value::String(_)) => return check_text(shape, value),
             (Shape::Quantity, Value::String(_) | Value::Number(_)) => return canonical_quantity(value),
             (Shape::Double, Value::Number(_)) => return Ok(()),
-            (Shape::Int32 | Shape::IntOrString, Value::Number(n)) => {
-                if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) {
-                    return Ok(());
-                }
+            (Shape::Int32 | Shape::IntOrString, Value::Number(n))
+                if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
+            {
+                return Ok(());
             }
             (Shape::Int64, Value::Number(n)) if n.as_i64().is_some() => return Ok(()),
             _ => {}
@@ -286,7 +286,8 @@ fn illegal_base64(text: &str) -> Option<usize> {
     {
         return Some(*at);
     }
-    (bytes.len() % 4 != 0 || (padding > 0 && body.len() % 4 + padding != 4)).then_some(text.len() / 4 * 4)
+    (!bytes.len().is_multiple_of(4) || (padding > 0 && body.len() % 4 + padding != 4))
+        .then_some(text.len() / 4 * 4)
 }
 
 fn canonical_quantity(value: &mut Value) -> Result<(), TypeError> {

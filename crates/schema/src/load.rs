@@ -1,16 +1,16 @@
 //! Reads the built-in types that the build script wrote down.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::types::{Field, ListType, Shape, Type, TypeId, Types, Zero};
 
-static BUILTIN: LazyLock<Types> = LazyLock::new(load);
+static BUILTIN: LazyLock<Arc<Types>> = LazyLock::new(|| Arc::new(load()));
 
 /// The types of every kind that v1.37 serves by default.
-pub fn builtin() -> &'static Types {
+pub fn builtin() -> &'static Arc<Types> {
     &BUILTIN
 }
 

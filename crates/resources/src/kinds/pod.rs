@@ -1,0 +1,226 @@
+//! Pods: default fields, QoS, graceful deletion, streaming to the kubelet.
+
+use api::{Object, Status};
+use async_trait::async_trait;
+use registry::resource::{Connect, PartHook, Target};
+use registry::{Engine, RequestContext};
+use serde_json::{Value, json};
+
+use super::{node, podspec};
+
+pub struct Strategy;
+
+impl registry::Strategy for Strategy {
+    fn default(&self, object: &mut Object) {
+        if let Some(Value::Object(spec)) = object.0.get_mut("spec") {
+            spec.entry("enableServiceLinks").or_insert(true.into());
+            podspec::default(spec);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        let qos = qos_class(object);
+        object.0.insert("status".into(), json!({"phase": "Pending", "qosClass": qos}));
+    }
+
+    fn grace_period(&self, object: &Object, asked: Option<i64>) -> Option<i64> {
+        let standing = object.get(&["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
+        let seconds = asked.or(standing).unwrap_or(30);
+        let seconds = if seconds < 0 { 1 } else { seconds };
+        let unscheduled = object.get_str(&["spec", "nodeName"]).is_empty();
+        let ended = matches!(object.get_str(&["status", "phase"]), "Failed" | "Succeeded");
+        Some(if unscheduled || ended { 0 } else { seconds })
+    }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, by the requests and limits of cpu and memory.
+pub fn qos_class(pod: &Object) -> &'static str {
+    let mut requested = false;
+    let mut guaranteed = true;
+    for list in ["initContainers", "containers"] {
+        for container in pod.get(&["spec", list]).and_then(Value::as_array).into_iter().flatten() {
+            for resource in ["cpu", "memory"] {
+                let amount = |of: &str| {
+                    let text = container.get("resources")?.get(of)?.get(resource)?.as_str()?;
+                    api::Quantity::parse(text).ok().filter(|q| !q.is_zero())
+                };
+                let (request, limit) = (amount("requests"), amount("limits"));
+                requested |= request.is_some() || limit.is_some();
+                guaranteed &= limit.is_some() && request == limit;
+            }
+        }
+    }
+    match (requested, guaranteed) {
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+        (false, _) => "BestEffort",
+    }
+}
+
+/// `pods/ephemeralcontainers`: that list alone.
+pub struct EphemeralContainers;
+
+impl PartHook for EphemeralContainers {
+    fn prepare(&self, new: &mut Object, old: &Object) {
+        let list = new.get(&["spec", "ephemeralContainers"]).cloned();
+        keep_all_but_metadata(new, old);
+        match list {
+            Some(list) => new.set(&["spec", "ephemeralContainers"], list),
+            None => {
+                new.remove(&["spec", "ephemeralContainers"]);
+            }
+        }
+    }
+}
+
+/// `pods/resize`: the containers' resources alone.
+pub struct Resize;
+
+impl PartHook for Resize {
+    fn prepare(&self, new: &mut Object, old: &Object) {
+        let asked: Vec<(String, Value)> = containers(new)
+            .filter_map(|c| Some((c.get("name")?.as_str()?.to_owned(), c.get("resources")?.clone())))
+            .collect();
+        keep_all_but_metadata(new, old);
+        let list = new.0.get_mut("spec").and_then(|s| s.get_mut("containers")).and_then(Value::as_array_mut);
+        for container in list.into_iter().flatten() {
+            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if let Some((_, resources)) = asked.iter().find(|(n, _)| *n == name) {
+                container["resources"] = resources.clone();
+            }
+        }
+    }
+}
+
+fn containers(pod: &Object) -> impl Iterator<Item = &Value> {
+    pod.get(&["spec", "containers"]).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn keep_all_but_metadata(new: &mut Object, old: &Object) {
+    let metadata = new.0.remove("metadata");
+    new.0.clone_from(&old.0);
+    if let Some(metadata) = metadata {
+        new.0.insert("metadata".into(), metadata);
+    }
+}
+
+fn container_of<'a>(pod: &'a Object, query: &str) -> Result<String, Status> {
+    let asked = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "container");
+    if let Some((_, name)) = asked.filter(|(_, v)| !v.is_empty()) {
+        let lists = ["containers", "initContainers", "ephemeralContainers"];
+        let all = lists.iter().filter_map(|l| pod.get(&["spec", l]).and_then(Value::as_array)).flatten();
+        let known = all.into_iter().any(|c: &'a Value| c.get("name").and_then(Value::as_str) == Some(&*name));
+        if known {
+            return Ok(name.into_owned());
+        }
+        return Err(Status::bad_request(format!("container {name} is not valid for pod {}", pod.name())));
+    }
+    let names: Vec<&str> = containers(pod).filter_map(|c| c.get("name")?.as_str()).collect();
+    if let Some(default) =
+        pod.annotation("kubectl.kubernetes.io/default-container").filter(|d| names.contains(d))
+    {
+        return Ok(default.to_owned());
+    }
+    match names.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        _ => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {}, choose one of: [{}]",
+            pod.name(),
+            names.join(" ")
+        ))),
+    }
+}
+
+fn kubelet_path(pod: &Object, what: &str, container: Option<&str>, query: &str) -> String {
+    let mut path = format!("/{what}/{}/{}", pod.namespace(), pod.name());
+    if let Some(container) = container {
+        path.push('/');
+        path.push_str(container);
+    }
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    for (k, v) in form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k != "container") {
+        // The kubelet's own names of the streams.
+        let k = match (&*k, what) {
+            ("stdin", "exec" | "attach") => "input".into(),
+            ("stdout", "exec" | "attach") => "output".into(),
+            ("stderr", "exec" | "attach") => "error".into(),
+            _ => k,
+        };
+        let v = match (&*k, &*v) {
+            ("input" | "output" | "error" | "tty", "true") => "1".into(),
+            ("input" | "output" | "error" | "tty", "false") => continue,
+            _ => v,
+        };
+        out.append_pair(&k, &v);
+    }
+    let query = out.finish();
+    if query.is_empty() { path } else { format!("{path}?{query}") }
+}
+
+fn on_kubelet(engine: &Engine, pod: &Object, path: String) -> Result<Target, Status> {
+    let node = pod.get_str(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+    }
+    node::kubelet(engine, node, path)
+}
+
+/// `exec`, `attach`, `portforward`: a connection that is handed over whole.
+pub struct Stream(pub &'static str);
+
+#[async_trait]
+impl Connect for Stream {
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["create", "get"]
+    }
+
+    async fn target(&self, engine: &Engine, pod: &Object, _: &str, query: &str) -> Result<Target, Status> {
+        let container = if self.0 == "portForward" { None } else { Some(container_of(pod, query)?) };
+        on_kubelet(engine, pod, kubelet_path(pod, self.0, container.as_deref(), query))
+    }
+}
+
+/// `log`
+pub struct Log;
+
+#[async_trait]
+impl Connect for Log {
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["get"]
+    }
+
+    async fn target(&self, engine: &Engine, pod: &Object, _: &str, query: &str) -> Result<Target, Status> {
+        let container = container_of(pod, query)?;
+        on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), query))
+    }
+}
+
+/// `proxy`: HTTP to the pod itself; the name may be `scheme:name:port`.
+pub struct Proxy;
+
+#[async_trait]
+impl Connect for Proxy {
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["create", "delete", "get", "patch", "update"]
+    }
+
+    async fn target(&self, _: &Engine, pod: &Object, path: &str, query: &str) -> Result<Target, Status> {
+        let host = pod.get_str(&["status", "podIP"]);
+        if host.is_empty() {
+            return Err(Status::bad_request(format!("address not allowed: pod {} has no IP", pod.name())));
+        }
+        let port = containers(pod).find_map(|c| c.get("ports")?.get(0)?.get("containerPort")?.as_u64());
+        Ok(Target {
+            scheme: "http",
+            host: host.to_owned(),
+            port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
+            path: with_query(path, query),
+            kubelet: false,
+        })
+    }
+}
+
+pub(super) fn with_query(path: &str, query: &str) -> String {
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    if query.is_empty() { path } else { format!("{path}?{query}") }
+}
