@@ -1,0 +1,140 @@
+//! One store watch feeds every cache, revision by revision; how far it has come is what a
+//! consistent read waits for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use store::{EventKind, KeyValue, Keys, Range, Revision, Store, Watch, WatchBatch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, Item};
+use crate::resource::Resource;
+
+pub(crate) const ROOT: &str = "/registry/";
+
+/// A resource with its cache.
+pub(crate) struct Entry {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) cache: Cache,
+}
+
+/// All caches, by the prefix of their keys.
+pub(crate) struct Feed {
+    by_prefix: HashMap<String, Arc<Entry>>,
+    applied: watch::Sender<Revision>,
+}
+
+impl Feed {
+    /// Reads the whole key space once and answers the caches, filled.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub(crate) async fn open(store: &dyn Store, resources: &[Arc<Resource>]) -> Result<Arc<Feed>, store::Error> {
+        let all = store.range(Range::of(Keys::prefix(ROOT))).await?;
+        let entries = resources.iter().map(|r| {
+            let entry = Entry { resource: r.clone(), cache: Cache::new(all.revision) };
+            (r.prefix.clone(), Arc::new(entry))
+        });
+        let feed =
+            Feed { by_prefix: entries.collect(), applied: watch::Sender::new(all.revision) };
+        for kv in &all.kvs {
+            if let Some((entry, key)) = feed.locate(&kv.key)
+                && let Some(item) = read(entry, key, kv)
+            {
+                entry.cache.fill(item);
+            }
+        }
+        Ok(Arc::new(feed))
+    }
+
+    pub(crate) fn entry(&self, prefix: &str) -> Option<&Arc<Entry>> {
+        self.by_prefix.get(prefix)
+    }
+
+    /// The revision up to which the caches tell everything.
+    pub(crate) fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until the caches have come to `revision`.
+    pub(crate) async fn reach(&self, revision: Revision) {
+        if self.applied() >= revision {
+            return;
+        }
+        let mut applied = self.applied.subscribe();
+        // The sender lives in `self`: waiting cannot fail.
+        let _ = applied.wait_for(|r| *r >= revision).await;
+    }
+
+    /// Follows the store until it is cancelled. A watch that breaks is taken up where it stopped.
+    ///
+    /// # Errors
+    /// The store forgot revisions that the caches have not seen; the caller must start anew.
+    pub(crate) async fn run(&self, store: Arc<dyn Store>, stop: CancellationToken) -> Result<(), store::Error> {
+        loop {
+            let from = Revision(self.applied().0 + 1);
+            // All keys, not only ours: every revision must be heard of, else a consistent read
+            // would wait for one that never comes.
+            let watch = Watch::of(Keys::prefix(""), Some(from));
+            let mut events = store.watch(watch).await?;
+            loop {
+                let batch = tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    batch = events.next() => batch,
+                };
+                match batch {
+                    Some(Ok(batch)) => self.apply(&batch),
+                    Some(Err(e @ store::Error::Compacted { .. })) => return Err(e),
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "the watch on the store broke; taking it up again");
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn apply(&self, batch: &WatchBatch) {
+        for event in &batch.events {
+            let Some((entry, key)) = self.locate(&event.kv.key) else { continue };
+            match event.kind {
+                EventKind::Put => {
+                    if let Some(item) = read(entry, key, &event.kv) {
+                        entry.cache.put(item);
+                    }
+                }
+                EventKind::Delete => entry.cache.delete(key, event.kv.mod_revision),
+            }
+        }
+        self.applied.send_if_modified(|applied| {
+            let newer = batch.revision > *applied;
+            *applied = batch.revision.max(*applied);
+            newer
+        });
+    }
+
+    /// The cache that a key belongs to, and the key behind its prefix.
+    fn locate<'k>(&self, key: &'k [u8]) -> Option<(&Arc<Entry>, &'k str)> {
+        let path = std::str::from_utf8(key).ok()?.strip_prefix(ROOT)?;
+        // A prefix has one or two segments.
+        let mut ends = path.match_indices('/').map(|(i, _)| i);
+        let first = ends.next()?;
+        let candidates = [Some(first), ends.next()];
+        candidates.into_iter().flatten().rev().find_map(|end| {
+            let entry = self.by_prefix.get(&path[..end])?;
+            let key = &path[end + 1..];
+            (key.contains('/') == entry.resource.namespaced()).then_some((entry, key))
+        })
+    }
+}
+
+fn read(entry: &Entry, key: &str, kv: &KeyValue) -> Option<Item> {
+    let item = Item::read(&entry.resource, key, kv);
+    if item.is_none() {
+        tracing::error!(key, prefix = entry.resource.prefix, "a value in the store is no object; it is not served");
+    }
+    item
+}

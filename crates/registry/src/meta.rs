@@ -1,0 +1,184 @@
+//! The metadata that every object has: what a create sets, what an update may change, what is valid.
+
+use api::field::{Errors, Path};
+use api::{Object, names};
+use serde_json::{Map, Value};
+
+use crate::resource::Resource;
+
+const ANNOTATIONS_MAX: usize = 256 * 1024;
+
+/// Faults of a new object's metadata.
+pub fn validate(resource: &Resource, object: &Object, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    let Some(meta) = object.metadata() else { return };
+    if let Some(base) = meta.get("generateName").and_then(Value::as_str) {
+        for fault in resource.strategy.name_faults(base, true) {
+            errors.invalid(&path.child("generateName"), base, fault);
+        }
+    }
+    let name = object.name();
+    if name.is_empty() {
+        errors.required(&path.child("name"), "name or generateName is required");
+    } else {
+        for fault in resource.strategy.name_faults(name, false) {
+            errors.invalid(&path.child("name"), name, fault);
+        }
+    }
+    let namespace = object.namespace();
+    if resource.namespaced() {
+        if namespace.is_empty() {
+            errors.required(&path.child("namespace"), "");
+        } else {
+            for fault in names::dns1123_label(namespace) {
+                errors.invalid(&path.child("namespace"), namespace, fault);
+            }
+        }
+    } else if !namespace.is_empty() {
+        errors.forbidden(&path.child("namespace"), "not allowed on this type");
+    }
+    validate_common(meta, &path, errors);
+}
+
+/// Faults that a new object and a changed one share.
+fn validate_common(meta: &Map<String, Value>, path: &Path, errors: &mut Errors) {
+    if meta.get("generation").and_then(Value::as_i64).is_some_and(|g| g < 0) {
+        errors.invalid(&path.child("generation"), &meta["generation"], "must be greater than or equal to 0");
+    }
+    labels(meta.get("labels"), &path.child("labels"), errors);
+    annotations(meta.get("annotations"), &path.child("annotations"), errors);
+    owner_references(meta.get("ownerReferences"), &path.child("ownerReferences"), errors);
+    finalizers(meta.get("finalizers"), &path.child("finalizers"), errors);
+}
+
+/// Faults of a map of labels.
+pub fn labels(value: Option<&Value>, path: &Path, errors: &mut Errors) {
+    for (key, value) in value.and_then(Value::as_object).into_iter().flatten() {
+        for fault in names::qualified_name(key) {
+            errors.invalid(path, key, fault);
+        }
+        let value = value.as_str().unwrap_or_default();
+        for fault in names::label_value(value) {
+            errors.invalid(path, value, fault);
+        }
+    }
+}
+
+/// Faults of a map of annotations.
+pub fn annotations(value: Option<&Value>, path: &Path, errors: &mut Errors) {
+    let mut size = 0;
+    for (key, value) in value.and_then(Value::as_object).into_iter().flatten() {
+        for fault in names::qualified_name(&key.to_lowercase()) {
+            errors.invalid(path, key, fault);
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_MAX {
+        errors.too_long(path, ANNOTATIONS_MAX);
+    }
+}
+
+fn owner_references(value: Option<&Value>, path: &Path, errors: &mut Errors) {
+    let mut controller: Option<String> = None;
+    for (i, owner) in value.and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let path = path.index(i);
+        let text = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
+        let api_version = text("apiVersion");
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        if version.is_empty() {
+            errors.invalid(&path.child("apiVersion"), api_version, "version must not be empty");
+        }
+        if text("kind").is_empty() {
+            errors.invalid(&path.child("kind"), "", "must not be empty");
+        }
+        if text("name").is_empty() {
+            errors.invalid(&path.child("name"), "", "must not be empty");
+        }
+        if text("uid").is_empty() {
+            errors.invalid(&path.child("uid"), "", "must not be empty");
+        }
+        if api_version == "v1" && text("kind") == "Event" {
+            errors.invalid(&path, owner, "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner.get("controller").and_then(Value::as_bool) == Some(true) {
+            let name = text("kind").to_owned() + "/" + text("name");
+            if let Some(first) = &controller {
+                errors.invalid(
+                    &Path::new("metadata.ownerReferences"),
+                    value.cloned().unwrap_or_default(),
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"),
+                );
+            } else {
+                controller = Some(name);
+            }
+        }
+    }
+}
+
+fn finalizers(value: Option<&Value>, path: &Path, errors: &mut Errors) {
+    let all: Vec<&str> =
+        value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    for name in &all {
+        finalizer_name(name, path, errors);
+    }
+    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
+        let shown = api::field::Bare(format!("[{}]", all.iter().map(|f| api::field::quote(f)).collect::<Vec<_>>().join(",")));
+        errors.invalid(path, shown, "finalizer orphan and foregroundDeletion cannot be both set");
+    }
+}
+
+/// Faults of one finalizer's name.
+pub fn finalizer_name(name: &str, path: &Path, errors: &mut Errors) {
+    for fault in names::qualified_name(name) {
+        errors.invalid(path, name, fault);
+    }
+    if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+        errors.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
+    }
+}
+
+/// Fields that an update may leave out; the old value then stands.
+const KEPT_WHEN_ABSENT: &[&str] = &["creationTimestamp", "uid", "name", "namespace", "generateName"];
+/// Fields that only the server sets.
+const OWNED: &[&str] = &["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"];
+
+/// Puts back what an update may leave out or not touch.
+pub fn carry_over(new: &mut Object, old: &Object) {
+    let Some(old_meta) = old.metadata() else { return };
+    let meta = new.metadata_mut();
+    for field in KEPT_WHEN_ABSENT {
+        if let (false, Some(value)) = (meta.contains_key(*field), old_meta.get(*field)) {
+            meta.insert((*field).into(), value.clone());
+        }
+    }
+    for field in OWNED {
+        match old_meta.get(*field) {
+            Some(value) => meta.insert((*field).into(), value.clone()),
+            None => meta.remove(*field),
+        };
+    }
+}
+
+/// Faults of a changed object's metadata against the old.
+pub fn validate_update(new: &Object, old: &Object, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    let (Some(meta), Some(old_meta)) = (new.metadata(), old.metadata()) else { return };
+    if old.is_deleting() {
+        let before = old.finalizers();
+        let added: Vec<&str> = new.finalizers().into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let list = added.iter().map(|f| api::field::quote(f)).collect::<Vec<_>>().join(", ");
+            errors.forbidden(
+                &path.child("finalizers"),
+                format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"),
+            );
+        }
+    }
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        let (a, b) = (meta.get(field), old_meta.get(field));
+        if a != b {
+            errors.invalid(&path.child(field), a.unwrap_or(&Value::Null), "field is immutable");
+        }
+    }
+    validate_common(meta, &path, errors);
+}
