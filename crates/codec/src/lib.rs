@@ -15,3 +15,11 @@ pub use decode::{Decoded, decode_json, decode_yaml};
 pub use extract::extract;
 pub use media::{Format, MediaType};
 pub use stored::Layout;
+
+/// A value as YAML.
+///
+/// # Errors
+/// The library cannot write it.
+pub fn to_yaml(value: &serde_json::Value) -> Result<String, decode::Error> {
+    serde_saphyr::to_string(value).map_err(|e| decode::Error(e.to_string()))
+}
