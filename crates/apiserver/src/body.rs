@@ -46,7 +46,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut *self {
             Body::Empty => Poll::Ready(None),
             Body::Full(bytes) => {
@@ -54,7 +57,9 @@ impl HttpBody for Body {
                 *self = Body::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Body::Stream(stream) => stream.poll_next_unpin(cx).map(|next| next.map(|chunk| chunk.map(Frame::data))),
+            Body::Stream(stream) => {
+                stream.poll_next_unpin(cx).map(|next| next.map(|chunk| chunk.map(Frame::data)))
+            }
             Body::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }

@@ -26,7 +26,8 @@ pub trait Dialer: Send + Sync {
 }
 
 /// Headers that speak of one hop.
-const HOP: &[&str] = &["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding"];
+const HOP: &[&str] =
+    &["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding"];
 /// Headers that are the API server's own business.
 const PRIVATE: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
 
@@ -61,7 +62,11 @@ impl Server {
         Ok(Response::from_parts(parts, Body::boxed(body)))
     }
 
-    async fn send(&self, target: &Target, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
+    async fn send(
+        &self,
+        target: &Target,
+        request: Request<Body>,
+    ) -> Result<Response<hyper::body::Incoming>, Status> {
         let unreachable = |e: &dyn std::fmt::Display| {
             Status::failure(
                 if target.kubelet { 500 } else { 503 },
@@ -99,7 +104,8 @@ fn split_name(name: &str, connect: &dyn Connect) -> (String, Option<(&'static st
 fn outgoing(call: &Call, target: &Target, body: Body) -> Result<Request<Body>, Status> {
     let mut request = Request::new(body);
     *request.method_mut() = call.parts.method.clone();
-    *request.uri_mut() = target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
+    *request.uri_mut() =
+        target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
     let mut headers = call.parts.headers.clone();
     let upgrade = headers.get(UPGRADE).cloned();
     drop_hop_headers(&mut headers);

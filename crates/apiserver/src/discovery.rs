@@ -72,7 +72,11 @@ impl Discovery {
                 });
                 let versions = &mut groups[at].versions;
                 let at = versions.iter().position(|v| v.name == version.name).unwrap_or_else(|| {
-                    versions.push(Version { name: version.name.clone(), resources: Vec::new(), aggregated: Vec::new() });
+                    versions.push(Version {
+                        name: version.name.clone(),
+                        resources: Vec::new(),
+                        aggregated: Vec::new(),
+                    });
                     versions.len() - 1
                 });
                 versions[at].resources.extend(plain(resource));
@@ -142,7 +146,8 @@ fn plain_sub(resource: &Resource, sub: &Subresource) -> Value {
 }
 
 fn aggregated(resource: &Resource, version: usize) -> Value {
-    let own = json!({"group": resource.group, "version": resource.versions[version].name, "kind": resource.kind});
+    let own =
+        json!({"group": resource.group, "version": resource.versions[version].name, "kind": resource.kind});
     let scope = if resource.namespaced() { "Namespaced" } else { "Cluster" };
     let mut value = json!({
         "resource": resource.plural,
@@ -176,7 +181,8 @@ fn aggregated(resource: &Resource, version: usize) -> Value {
 
 impl Group {
     fn version_entries(&self) -> Vec<Value> {
-        let entry = |v: &Version| json!({"groupVersion": format!("{}/{}", self.name, v.name), "version": v.name});
+        let entry =
+            |v: &Version| json!({"groupVersion": format!("{}/{}", self.name, v.name), "version": v.name});
         self.versions.iter().map(entry).collect()
     }
 
@@ -209,9 +215,9 @@ fn aggregated_list(groups: &[&Group]) -> Value {
 /// Whether the aggregated form comes first among what is accepted.
 fn wants_aggregated(call: &Call) -> bool {
     let header = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let first = MediaType::accepted(header).into_iter().find(|m| {
-        m.takes("application/json") && (m.parameter("as").is_none() || is_aggregated(m))
-    });
+    let first = MediaType::accepted(header)
+        .into_iter()
+        .find(|m| m.takes("application/json") && (m.parameter("as").is_none() || is_aggregated(m)));
     first.is_some_and(|m| is_aggregated(&m))
 }
 
@@ -235,8 +241,14 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
     }
     let of_version = |group: &Group, version: &str| {
         let version = group.versions.iter().find(|v| v.name == version)?;
-        let name = if group.name.is_empty() { version.name.clone() } else { format!("{}/{}", group.name, version.name) };
-        Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": version.resources}))
+        let name = if group.name.is_empty() {
+            version.name.clone()
+        } else {
+            format!("{}/{}", group.name, version.name)
+        };
+        Some(
+            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": version.resources}),
+        )
     };
     let document = match parts.as_slice() {
         ["api"] => {
@@ -268,7 +280,19 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
                 paths.push(format!("/apis/{}", group.name));
                 paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.name)));
             }
-            paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"].map(str::to_owned));
+            paths.extend(
+                [
+                    "/healthz",
+                    "/livez",
+                    "/metrics",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/openid/v1/jwks",
+                    "/readyz",
+                    "/version",
+                ]
+                .map(str::to_owned),
+            );
             paths.sort();
             Some(json!({"paths": paths}))
         }

@@ -40,11 +40,16 @@ impl Metrics {
     pub(crate) fn new() -> Metrics {
         let mut registry = Registry::default();
         let requests = Family::<Labels, Counter>::default();
-        let buckets = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0];
+        let buckets =
+            [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0];
         let latency = Histogram::new(buckets);
         let objects = Gauge::default();
         registry.register("apiserver_request", "Requests by method and code", requests.clone());
-        registry.register("apiserver_request_duration_seconds", "Time to the head of the answer", latency.clone());
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Time to the head of the answer",
+            latency.clone(),
+        );
         registry.register("apiserver_storage_objects", "Objects in the caches", objects.clone());
         Metrics { registry, requests, latency, objects }
     }

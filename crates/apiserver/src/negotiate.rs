@@ -23,8 +23,7 @@ pub struct Accepted {
 }
 
 const SERVED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-const SERVED_STREAM: &str =
-    "application/json, application/json;stream=watch, application/vnd.kubernetes.protobuf, application/vnd.kubernetes.protobuf;stream=watch";
+const SERVED_STREAM: &str = "application/json, application/json;stream=watch, application/vnd.kubernetes.protobuf, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// # Errors
 /// 406 where nothing that is asked for is served.
@@ -45,7 +44,8 @@ fn choose(media: &MediaType) -> Option<Accepted> {
     if !json && !media.takes("application/yaml") {
         return None;
     }
-    let of_meta = media.parameter("g") == Some("meta.k8s.io") && matches!(media.parameter("v"), Some("v1" | "v1beta1"));
+    let of_meta =
+        media.parameter("g") == Some("meta.k8s.io") && matches!(media.parameter("v"), Some("v1" | "v1beta1"));
     let form = match media.parameter("as") {
         None => Form::Object,
         Some("Table") if of_meta => Form::Table,

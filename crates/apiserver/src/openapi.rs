@@ -190,21 +190,33 @@ fn operation(action: &str, kind: &Value, schema: Option<&str>, form: Form) -> Va
     let mut value = json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind});
     let answer = match (&reference, form) {
         (Some(schema), Form::V2) => json!({"description": "OK", "schema": schema}),
-        (Some(schema), Form::V3) => json!({"description": "OK", "content": {"application/json": {"schema": schema}}}),
+        (Some(schema), Form::V3) => {
+            json!({"description": "OK", "content": {"application/json": {"schema": schema}}})
+        }
         (None, _) => json!({"description": "OK"}),
     };
     value["responses"] = json!({"200": answer});
     if let (true, Some(schema)) = (matches!(action, "post" | "put"), reference) {
         match form {
-            Form::V2 => parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema})),
-            Form::V3 => value["requestBody"] = json!({"required": true, "content": {"*/*": {"schema": schema}}}),
+            Form::V2 => {
+                parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}))
+            }
+            Form::V3 => {
+                value["requestBody"] = json!({"required": true, "content": {"*/*": {"schema": schema}}})
+            }
         }
     }
     value["parameters"] = parameters.into();
     value
 }
 
-fn add_paths(paths: &mut Map<String, Value>, writer: &mut Writer<'_>, resource: &Resource, document: &Document, form: Form) {
+fn add_paths(
+    paths: &mut Map<String, Value>,
+    writer: &mut Writer<'_>,
+    resource: &Resource,
+    document: &Document,
+    form: Form,
+) {
     let Some(version) = resource.versions.iter().find(|v| v.name == document.version) else { return };
     writer.need(version.ty);
     let name = writer.types.get(version.ty).name.to_string();
@@ -250,7 +262,9 @@ fn sub_paths(
         Action::Status | Action::Part(_) => {
             (Some(own.to_owned()), &[("get", "get"), ("put", "put"), ("patch", "patch")])
         }
-        Action::View(view) => (Some(view.type_name().to_owned()), &[("get", "get"), ("put", "put"), ("patch", "patch")]),
+        Action::View(view) => {
+            (Some(view.type_name().to_owned()), &[("get", "get"), ("put", "put"), ("patch", "patch")])
+        }
         Action::Create(act) => (Some(act.type_name().to_owned()), &[("post", "post")]),
         Action::Connect(_) => (None, &[("get", "connect"), ("post", "connect")]),
     };

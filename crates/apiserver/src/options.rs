@@ -2,7 +2,9 @@
 
 use api::Status;
 use api::selector::{Fields, Labels};
-use registry::{DeleteOptions, FieldValidation, ListOptions, Match, Preconditions, Propagation, Resource, WatchOptions};
+use registry::{
+    DeleteOptions, FieldValidation, ListOptions, Match, Preconditions, Propagation, Resource, WatchOptions,
+};
 use serde_json::Value;
 use store::Revision;
 
@@ -106,7 +108,11 @@ impl Query {
             if fields.required("metadata.name").is_some_and(|n| n != name) {
                 return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
             }
-            fields.0.push(api::selector::Term { field: "metadata.name".into(), equals: true, value: name.into() });
+            fields.0.push(api::selector::Term {
+                field: "metadata.name".into(),
+                equals: true,
+                value: name.into(),
+            });
         }
         Ok((labels, fields))
     }
@@ -118,7 +124,9 @@ impl Query {
         let limit = self.number("limit")?.unwrap_or(0);
         let continue_ = self.get("continue").to_owned();
         if !continue_.is_empty() && revision.is_some_and(|r| r.0 > 0) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         Ok(ListOptions {
             namespace: namespace.to_owned(),
@@ -154,16 +162,23 @@ impl Query {
         let asks_initial = !self.get("sendInitialEvents").is_empty();
         if watching && asks_initial {
             if text != "NotOlderThan" {
-                errors.forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+                errors.forbidden(
+                    &path,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
             }
         } else if !watching && asks_initial {
             errors.forbidden(&initial, "sendInitialEvents is forbidden for list");
         } else if watching && !text.is_empty() {
-            errors.forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            errors.forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
         }
         if !watching && !text.is_empty() {
             if revision.is_none() {
-                errors.forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                errors
+                    .forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             if !self.get("continue").is_empty() {
                 errors.forbidden(&path, "resourceVersionMatch is forbidden when continue is provided");
@@ -172,7 +187,10 @@ impl Query {
                 errors.not_supported(&path, text, &["Exact", "NotOlderThan", ""]);
             }
             if text == "Exact" && revision.is_some_and(|r| r.0 == 0) {
-                errors.forbidden(&path, "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+                errors.forbidden(
+                    &path,
+                    "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                );
             }
         }
         if !errors.is_empty() {
@@ -206,7 +224,13 @@ impl Query {
 
 fn delete_options(body: &Value) -> Result<(DeleteOptions, bool), Status> {
     let text = |path: &str| body.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let dry: Vec<&str> = body.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let dry: Vec<&str> = body
+        .get("dryRun")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let options = DeleteOptions {
         grace_period_seconds: body.get("gracePeriodSeconds").and_then(Value::as_i64),
         propagation: propagation(

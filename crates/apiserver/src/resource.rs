@@ -88,14 +88,17 @@ impl Server {
                 let rows = table::rows(endpoint, &objects, call, self.engine.now())?;
                 Ok(encode(StatusCode::OK, &table::list(endpoint, rows, &listed, call), accepted))
             }
-            Form::Metadata => Ok(yaml_or(list_bytes(
-                "\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",",
-                &listed,
-                |out, item| {
-                    item.layout.write_partial(out, PARTIAL, &item.raw, item.revision.0);
-                    Ok(())
-                },
-            )?, accepted)),
+            Form::Metadata => Ok(yaml_or(
+                list_bytes(
+                    "\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",",
+                    &listed,
+                    |out, item| {
+                        item.layout.write_partial(out, PARTIAL, &item.raw, item.revision.0);
+                        Ok(())
+                    },
+                )?,
+                accepted,
+            )),
             Form::Object => {
                 let head = format!(
                     "\"kind\":\"{}List\",\"apiVersion\":\"{}\",",

@@ -31,7 +31,12 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 pub type Listener = TcpListener;
 
 /// Serves TLS until it is cancelled; then ends its connections.
-pub async fn serve(listener: Listener, tls: Arc<rustls::ServerConfig>, server: Arc<Server>, stop: CancellationToken) {
+pub async fn serve(
+    listener: Listener,
+    tls: Arc<rustls::ServerConfig>,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     accept(listener, stop, move |socket, peer, stop| {
         let (acceptor, server) = (acceptor.clone(), server.clone());
@@ -56,7 +61,12 @@ pub async fn serve(listener: Listener, tls: Arc<rustls::ServerConfig>, server: A
 }
 
 /// Serves plain HTTP until it is cancelled: the insecure local port, where `identity` is everybody's.
-pub async fn serve_plain(listener: Listener, identity: Identity, server: Arc<Server>, stop: CancellationToken) {
+pub async fn serve_plain(
+    listener: Listener,
+    identity: Identity,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
     accept(listener, stop, move |socket, _, stop| {
         connection(socket, Some(identity.clone()), server.clone(), stop)
     })

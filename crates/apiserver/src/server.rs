@@ -82,12 +82,6 @@ pub(crate) struct Endpoint {
     pub version: usize,
 }
 
-impl Endpoint {
-    pub fn head(&self) -> &str {
-        &self.resource.versions[self.version].head
-    }
-}
-
 impl Server {
     pub fn new(config: Config) -> Arc<Server> {
         let mut routes = HashMap::new();
@@ -238,7 +232,8 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Status> {
     let mut all = BytesMut::new();
     let mut stream = body.into_data_stream();
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| Status::bad_request(format!("the body of the request broke off: {e}")))?;
+        let chunk =
+            chunk.map_err(|e| Status::bad_request(format!("the body of the request broke off: {e}")))?;
         if all.len() + chunk.len() > BODY_MAX {
             return Err(too_large());
         }

@@ -12,8 +12,20 @@ use crate::server::{Call, Endpoint};
 
 /// What a kind without columns of its own shows.
 const DEFAULT: &[Column] = &[
-    Column { name: "Name", kind: "string", format: "name", description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.", priority: 0 },
-    Column { name: "Created At", kind: "date", format: "", description: "CreationTimestamp is a timestamp representing the server time when this object was created.", priority: 0 },
+    Column {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.",
+        priority: 0,
+    },
+    Column {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
+        priority: 0,
+    },
 ];
 
 #[derive(Serialize)]
@@ -28,7 +40,9 @@ fn object_of(object: &Object, endpoint: &Endpoint, call: &Call) -> Result<Option
     match call.query.get("includeObject") {
         "" | "Metadata" => {
             let metadata = object.0.get("metadata").cloned().unwrap_or_default();
-            Ok(Some(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})))
+            Ok(Some(
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            ))
         }
         "None" => Ok(None),
         "Object" => {
@@ -93,7 +107,13 @@ pub(crate) fn single(endpoint: &Endpoint, rows: Vec<Row>, revision: Revision, ca
 }
 
 /// A watch's table: the columns stand in the first event alone.
-pub(crate) fn event(endpoint: &Endpoint, rows: Vec<Row>, revision: Revision, call: &Call, first: bool) -> Value {
+pub(crate) fn event(
+    endpoint: &Endpoint,
+    rows: Vec<Row>,
+    revision: Revision,
+    call: &Call,
+    first: bool,
+) -> Value {
     let mut value = single(endpoint, rows, revision, call);
     if !first {
         value["columnDefinitions"] = Value::Null;

@@ -113,8 +113,7 @@ impl Telling {
 
     fn table_bytes(&mut self, item: &Item) -> Result<Bytes, Status> {
         let object = item.object()?;
-        let rows =
-            table::rows(&self.endpoint, std::slice::from_ref(&object), &self.call, self.engine.now())?;
+        let rows = table::rows(&self.endpoint, std::slice::from_ref(&object), &self.call, self.engine.now())?;
         let table = table::event(&self.endpoint, rows, item.revision, &self.call, self.first);
         self.first = false;
         serde_json::to_vec(&table).map(Into::into).map_err(Status::internal)

@@ -8,7 +8,9 @@ use codec::{Decoded, decode_json, decode_yaml};
 use http::header::CONTENT_TYPE;
 use http::{Method, Response, StatusCode};
 use registry::resource::Act;
-use registry::{Action, Deleted, FieldValidation, ListOptions, Part, Subresource, UpdateOptions, View, Written};
+use registry::{
+    Action, Deleted, FieldValidation, ListOptions, Part, Subresource, UpdateOptions, View, Written,
+};
 use serde_json::Value;
 
 use crate::body::Body;
@@ -130,7 +132,10 @@ impl Server {
         }
         let uid = object.uid().to_owned();
         let options = UpdateOptions {
-            preconditions: registry::Preconditions { uid: (!uid.is_empty()).then_some(uid), resource_version: None },
+            preconditions: registry::Preconditions {
+                uid: (!uid.is_empty()).then_some(uid),
+                resource_version: None,
+            },
             create: false,
         };
         let change = |_: Option<&Object>| Ok((object.clone(), Vec::new()));
@@ -168,14 +173,16 @@ impl Server {
         let resource = &endpoint.resource;
         let version = &resource.versions[endpoint.version];
         let change = |current: Option<&Object>| {
-            let mut current = current.cloned().ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
+            let mut current =
+                current.cloned().ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
             if let Some(convert) = &version.convert {
                 convert.restore(&mut current);
             }
             let name = current.name().to_owned();
             let version_before = current.resource_version().to_owned();
             let patched = apply(patch, version, current.into_value(), &document, &resource.kind)?;
-            let shown = if patch == Patch::Strategic { go_shown(&document.value) } else { "\"<object>\"".to_owned() };
+            let shown =
+                if patch == Patch::Strategic { go_shown(&document.value) } else { "\"<object>\"".to_owned() };
             let refuse = |why: &str| {
                 let mut errors = api::field::Errors::default();
                 errors.invalid(&api::field::Path::new("patch"), api::field::Bare(shown.clone()), why);
@@ -253,11 +260,13 @@ impl Server {
         let items: Vec<Value> = listed
             .items
             .iter()
-            .map(|i| i.object().map(|mut o| {
-                o.0.remove("kind");
-                o.0.remove("apiVersion");
-                o.into_value()
-            }))
+            .map(|i| {
+                i.object().map(|mut o| {
+                    o.0.remove("kind");
+                    o.0.remove("apiVersion");
+                    o.into_value()
+                })
+            })
             .collect::<Result<_, _>>()?;
         let list = serde_json::json!({
             "kind": format!("{}List", endpoint.resource.kind),
@@ -297,7 +306,8 @@ impl Server {
                     Method::PATCH => self.patch_part(&call, endpoint, info, body, part).await,
                     Method::GET | Method::HEAD => {
                         let accepted = negotiate::accepted(&call.parts.headers, false)?;
-                        let item = self.engine.get(&endpoint.resource, &info.namespace, &info.name, None).await?;
+                        let item =
+                            self.engine.get(&endpoint.resource, &info.namespace, &info.name, None).await?;
                         crate::resource::answer_item(&self, &call, endpoint, &item, accepted, StatusCode::OK)
                     }
                     _ => Err(Status::method_not_allowed()),
@@ -336,17 +346,16 @@ impl Server {
         let accepted = negotiate::accepted(&call.parts.headers, false)?;
         let at = (info.namespace.as_str(), info.name.as_str());
         let object = match call.parts.method {
-            Method::GET | Method::HEAD => {
-                self.engine.get(resource, at.0, at.1, None).await?.object()?
-            }
+            Method::GET | Method::HEAD => self.engine.get(resource, at.0, at.1, None).await?.object()?,
             Method::PUT | Method::PATCH => {
                 let cx = call.context(call.query.dry_run()?);
                 let validation = call.query.field_validation()?;
                 let patch = (call.parts.method == Method::PATCH).then(|| patch_type(call)).transpose()?;
                 let bytes = read_body(body).await?;
                 let change = |current: Option<&Object>| {
-                    let mut object =
-                        current.cloned().ok_or_else(|| Status::not_found(&resource.group_resource(), at.1))?;
+                    let mut object = current
+                        .cloned()
+                        .ok_or_else(|| Status::not_found(&resource.group_resource(), at.1))?;
                     let asked = match patch {
                         None => typed(call, &bytes, view.type_name(), validation)?,
                         Some(patch) => {
@@ -414,7 +423,9 @@ fn typed(call: &Call, bytes: &[u8], type_name: &str, validation: FieldValidation
     let types = schema::builtin();
     let ty = types.lookup(type_name).ok_or_else(|| Status::internal(format!("no schema for {type_name}")))?;
     let Value::Object(map) = decoded.value else {
-        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {kind})")));
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind})"
+        )));
     };
     let mut object = Object(map);
     let cannot = |why: &str| {
