@@ -38,4 +38,7 @@ pub trait Access: Send + Sync {
     async fn authenticate(&self, request: &Parts) -> Result<User, Status>;
 
     fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision;
+
+    /// A SelfSubjectRulesReview's status.
+    fn rules(&self, user: &User, namespace: &str) -> serde_json::Value;
 }

@@ -8,6 +8,7 @@
 //! in-process client takes the same road as one behind TLS, with an identity of its own.
 
 mod access;
+mod acts;
 mod body;
 mod connect;
 mod discovery;
@@ -27,7 +28,8 @@ mod watch;
 mod write;
 
 pub use access::{Access, Attributes, Decision};
+pub use acts::{Tokens, injected};
 pub use body::Body;
-pub use connect::Dialer;
+pub use connect::{Dialer, Wire};
 pub use serve::{Listener, serve, serve_plain};
 pub use server::{Config, Identity, Server};
