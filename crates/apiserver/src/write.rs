@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use bytes::Bytes;
-use codec::{Decoded, decode_json, decode_yaml};
+use codec::{Decoded, decode_json, decode_protobuf, decode_yaml};
 use http::header::CONTENT_TYPE;
 use http::{Method, Response, StatusCode};
 use registry::resource::Act;
@@ -35,16 +35,17 @@ fn essence(call: &Call) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Decodes a body by its content type.
-fn decode(call: &Call, body: &[u8], kind: &str) -> Result<Decoded, Status> {
+/// Decodes a body by its content type; protobuf needs the type's name.
+fn decode(call: &Call, body: &[u8], kind: &str, type_name: &str) -> Result<Decoded, Status> {
     let essence = essence(call);
     let (decoded, what) = match essence.as_str() {
         "" | "application/json" | "*/*" => (decode_json(body), "json"),
         "application/yaml" => (decode_yaml(body), "yaml"),
-        other => {
-            return Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml ({other} was sent)"
-            ).replace(&format!(" ({other} was sent)"), "")));
+        "application/vnd.kubernetes.protobuf" => (decode_protobuf(body, type_name), "protobuf"),
+        _ => {
+            return Err(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+            ));
         }
     };
     decoded.map_err(|e| {
@@ -54,6 +55,13 @@ fn decode(call: &Call, body: &[u8], kind: &str) -> Result<Decoded, Status> {
             shown_body(&shown)
         ))
     })
+}
+
+impl Endpoint {
+    fn decode(&self, call: &Call, body: &[u8]) -> Result<Decoded, Status> {
+        let version = &self.resource.versions[self.version];
+        decode(call, body, &self.resource.kind, &version.types.get(version.ty).name)
+    }
 }
 
 /// The start of a body as upstream shows it in messages: text, or hex where it is long.
@@ -76,7 +84,7 @@ impl Server {
             let act = act.clone();
             return self.act(call, &*act, (&info.namespace, ""), &bytes, validation).await;
         }
-        let decoded = decode(call, &bytes, &endpoint.resource.kind)?;
+        let decoded = endpoint.decode(call, &bytes)?;
         let (object, mut warnings) = endpoint.resource.object_of(endpoint.version, decoded, validation)?;
         let cx = call.context(dry_run);
         let namespace = self.namespace_of(endpoint, info, &object)?;
@@ -115,7 +123,7 @@ impl Server {
         let cx = call.context(call.query.dry_run()?);
         let validation = call.query.field_validation()?;
         let bytes = read_body(body).await?;
-        let decoded = decode(call, &bytes, &endpoint.resource.kind)?;
+        let decoded = endpoint.decode(call, &bytes)?;
         let (object, mut warnings) = endpoint.resource.object_of(endpoint.version, decoded, validation)?;
         if object.name() != info.name {
             let (given, wanted) = (object.name(), info.name.as_str());
@@ -226,7 +234,7 @@ impl Server {
         body: Body,
     ) -> Result<Response<Body>, Status> {
         let bytes = read_body(body).await?;
-        let body = delete_body(&bytes)?;
+        let body = delete_body(call, &bytes)?;
         let (options, dry_run) = call.query.delete(body.as_ref())?;
         let cx = call.context(dry_run);
         let resource = &endpoint.resource;
@@ -251,7 +259,7 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let accepted = negotiate::accepted(&call.parts.headers, false)?;
         let bytes = read_body(body).await?;
-        let body = delete_body(&bytes)?;
+        let body = delete_body(call, &bytes)?;
         let (options, dry_run) = call.query.delete(body.as_ref())?;
         let chosen: ListOptions = call.query.list(&endpoint.resource, &info.namespace)?;
         let listed = self.engine.list(&endpoint.resource, &chosen).await?;
@@ -419,7 +427,7 @@ impl Server {
 /// A body of a built-in type that is no resource of its own.
 fn typed(call: &Call, bytes: &[u8], type_name: &str, validation: FieldValidation) -> Result<Object, Status> {
     let kind = type_name.rsplit('.').next().unwrap_or(type_name);
-    let decoded = decode(call, bytes, kind)?;
+    let decoded = decode(call, bytes, kind, type_name)?;
     let types = schema::builtin();
     let ty = types.lookup(type_name).ok_or_else(|| Status::internal(format!("no schema for {type_name}")))?;
     let Value::Object(map) = decoded.value else {
@@ -498,14 +506,15 @@ fn go_shown(value: &Value) -> String {
     api::field::quote(&patch::go::shown(value))
 }
 
-fn delete_body(bytes: &Bytes) -> Result<Option<Value>, Status> {
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+fn delete_body(call: &Call, bytes: &Bytes) -> Result<Option<Value>, Status> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let decoded = decode_json(bytes).or_else(|e| decode_yaml(bytes).map_err(|_| e));
-    let mut value = decoded.map_err(|e| Status::bad_request(e.to_string()))?.value;
+    let mut value = decode(call, bytes, "DeleteOptions", DELETE_OPTIONS)?.value;
     let types = schema::builtin();
-    let ty = types.lookup("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+    let ty = types.lookup(DELETE_OPTIONS);
     if let (Some(ty), Value::Object(map)) = (ty, &mut value) {
         types.conform(ty, map).map_err(|e| Status::bad_request(e.to_string()))?;
     }

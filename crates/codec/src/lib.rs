@@ -1,6 +1,6 @@
 //! The only place that knows an encoding.
 //!
-//! - [`decode`]: a request's body (JSON, YAML) into a JSON map, with every duplicate key named.
+//! - [`decode`], [`protobuf`]: a request's body (JSON, YAML, protobuf) into a JSON map, with every duplicate key named.
 //! - [`stored`]: the form of an object in the store, and how bytes of it become an answer without
 //!   being decoded again. An object is encoded once, when it is written.
 //!
@@ -9,11 +9,13 @@
 pub mod decode;
 pub mod extract;
 pub mod media;
+pub mod protobuf;
 pub mod stored;
 
 pub use decode::{Decoded, decode_json, decode_yaml};
 pub use extract::extract;
 pub use media::{Format, MediaType};
+pub use protobuf::decode_protobuf;
 pub use stored::Layout;
 
 /// A value as YAML.
