@@ -1,1 +1,5 @@
-//! Pod links, addresses and routes.
+//! Pod links, addresses and routes; nodes as namespaces; and the nf_tables client the service proxy uses.
+
+mod netlink;
+pub mod netns;
+pub mod nft;
