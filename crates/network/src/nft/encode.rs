@@ -310,10 +310,6 @@ fn load(w: &mut Writer, family: Family, field: &Field, to: u32) {
             w.be32(3, 1);
             w.be32(4, *offset);
         }),
-        Field::AnyAddress => named(w, "immediate", |w| {
-            w.be32(1, to);
-            w.nest(2, |w| w.attr(DATA_VALUE, &[0; 16][..family.address_len()]));
-        }),
     }
 }
 
@@ -367,16 +363,15 @@ fn expression(w: &mut Writer, family: Family, expr: &Expr) {
                 w.be32(5, 1);
             }
         }),
-        Expr::Dynset { set, delete, key, value, timeout } => named(w, "dynset", |w| {
+        Expr::Remember { set, key, timeout } => named(w, "dynset", |w| {
             w.str(1, set);
-            w.be32(3, if *delete { 2 } else { 1 });
+            w.be32(3, 1);
             w.be32(4, register(*key));
-            if let Some(value) = value {
-                w.be32(5, register(*value));
-            }
-            if let Some(timeout) = timeout {
-                w.be64(6, timeout.as_millis() as u64);
-            }
+            w.be64(6, timeout.as_millis() as u64);
+        }),
+        Expr::Constant { to, value } => named(w, "immediate", |w| {
+            w.be32(1, register(*to));
+            w.nest(2, |w| w.attr(DATA_VALUE, value));
         }),
         Expr::SetMark { from } => pair(w, "meta", (2, 3), (3, register(*from))),
         Expr::Dnat { addr, port } => named(w, "nat", |w| {

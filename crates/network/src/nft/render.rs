@@ -213,8 +213,6 @@ fn load_words(family: Family, field: &Field) -> String {
         Field::CtOriginalDport => "ct original proto-dst".into(),
         Field::Random { modulus, offset: 0 } => format!("numgen random mod {modulus}"),
         Field::Random { modulus, offset } => format!("numgen random mod {modulus} offset {offset}"),
-        Field::AnyAddress if family == Family::Ip => "0.0.0.0".into(),
-        Field::AnyAddress => "::".into(),
     }
 }
 
@@ -287,13 +285,19 @@ fn step(expr: &Expr, regs: &mut Registers) -> Option<String> {
         Expr::Lookup { set, from, inverted, .. } => {
             format!("{} {}@{set}", regs.from(*from), if *inverted { "!= " } else { "" })
         }
-        Expr::Dynset { set, delete: true, key, .. } => format!("delete @{set} {{ {} }}", regs.from(*key)),
-        Expr::Dynset { set, key, timeout, .. } => {
-            let seconds = timeout.map_or(0, |t| t.as_secs());
-            format!("update @{set} {{ {} timeout {seconds}s }}", regs.from(*key))
+        Expr::Remember { set, key, timeout } => {
+            format!("update @{set} {{ {} timeout {}s }}", regs.from(*key), timeout.as_secs())
+        }
+        Expr::Constant { to, value } => {
+            if *to == 0 {
+                regs.clear();
+            }
+            let subject = if value.len() == 2 { "port" } else { "addr" };
+            regs.put(*to, value_words(subject, value), value.len().div_ceil(4) as u8);
+            return None;
         }
         Expr::SetMark { from } => format!("meta mark set {}", regs.one(*from)),
-        Expr::Dnat { addr, .. } => format!("dnat to {}", regs.one(*addr)),
+        Expr::Dnat { addr, .. } => format!("dnat to {}", regs.from(*addr)),
         Expr::Masquerade(flags) if flags.0 != 0 => "masquerade fully-random".into(),
         Expr::Masquerade(_) => "masquerade".into(),
         Expr::Reject(Reject::TcpReset) => "reject with tcp reset".into(),

@@ -83,14 +83,12 @@ pub enum Field {
         /// The smallest.
         offset: u32,
     },
-    /// The unspecified address, as a constant.
-    AnyAddress,
 }
 
 impl Field {
     pub(super) fn len(&self, family: Family) -> usize {
         match self {
-            Field::Saddr | Field::Daddr | Field::AnyAddress | Field::CtOriginalDaddr => family.address_len(),
+            Field::Saddr | Field::Daddr | Field::CtOriginalDaddr => family.address_len(),
             Field::L4Proto => 1,
             Field::Sport | Field::Dport | Field::CtOriginalDport => 2,
             _ => 4,
@@ -145,18 +143,21 @@ pub enum Expr {
         /// Goes on where the key is absent.
         inverted: bool,
     },
-    /// Adds or refreshes (`update`) or removes (`delete`) an element.
-    Dynset {
+    /// Adds an element, or begins its time anew.
+    Remember {
         /// The set.
         set: Arc<str>,
-        /// Removes instead.
-        delete: bool,
         /// First register of the key.
         key: u8,
-        /// First register of the value, for maps.
-        value: Option<u8>,
         /// When the element goes.
-        timeout: Option<Duration>,
+        timeout: Duration,
+    },
+    /// Puts bytes into registers.
+    Constant {
+        /// First register written.
+        to: u8,
+        /// The bytes, as they stand in a packet.
+        value: Vec<u8>,
     },
     /// Sets the packet's mark from a register.
     SetMark {
@@ -353,22 +354,25 @@ impl Rule {
             .push(Expr::SetMark { from: 0 })
     }
 
-    /// Adds the key in `key` to the map with the value in the current registers, or refreshes the
-    /// element that is there.
+    /// Adds the current key to a set filled by rules, or begins its time anew.
     #[must_use]
-    pub fn remember(self, map: &Set, key: Range<u8>, timeout: Duration) -> Self {
-        let value = Some(self.current.start);
-        let set = map.name.clone();
-        self.push(Expr::Dynset { set, delete: false, key: key.start, value, timeout: Some(timeout) })
+    pub fn remember(self, set: &Set, timeout: Duration) -> Self {
+        let key = self.current.start;
+        self.push(Expr::Remember { set: set.name.clone(), key, timeout })
     }
 
-    /// Removes the current key from a map filled by rules.
+    /// Translates the destination to a fixed address and port.
     #[must_use]
-    pub fn forget(self, map: &Set) -> Self {
-        let key = self.current.start;
-        // The kernel wants registers for a value even where it only removes; any that are loaded do.
-        let (set, value) = (map.name.clone(), Some(key));
-        self.push(Expr::Dynset { set, delete: true, key, value, timeout: None })
+    pub fn dnat_to(mut self, addr: std::net::IpAddr, port: u16) -> Self {
+        let bytes = match addr {
+            std::net::IpAddr::V4(a) => a.octets().to_vec(),
+            std::net::IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        let words = (bytes.len() / 4) as u8;
+        self.exprs.push(Expr::Constant { to: 0, value: bytes });
+        self.exprs.push(Expr::Constant { to: words, value: port.to_be_bytes().to_vec() });
+        self.current = 0..words + 1;
+        self.dnat()
     }
 
     /// Translates the destination to the address and port in the current registers.

@@ -132,8 +132,7 @@ fn every_expression_is_accepted() {
     let nets = Set::new("nets", vec![Type::Ipv4]).with_intervals();
     let ranges =
         Set::new("ranges", vec![Type::Ipv4, Type::Proto, Type::Service, Type::Ipv4]).with_intervals();
-    let seen = Set::map("seen", vec![Type::Ipv4, Type::Ipv4], Data::Value(vec![Type::Ipv4, Type::Service]))
-        .filled_by_rules(1 << 16);
+    let seen = Set::new("seen", vec![Type::Ipv4, Type::Ipv4]).filled_by_rules(1 << 16);
     for set in [&nets, &ranges, &seen, &backends()] {
         batch.add_set(set);
     }
@@ -145,17 +144,16 @@ fn every_expression_is_accepted() {
         rule("pre")
             .load(&[Field::FibDaddrType])
             .is(2)
-            .load(&[
-                Field::AnyAddress,
-                Field::L4Proto,
-                Field::Dport,
-                Field::Random { modulus: 3, offset: 65536 },
-            ])
+            .load(&[Field::Daddr, Field::L4Proto, Field::Dport, Field::Random { modulus: 3, offset: 65536 }])
             .map(&backends())
-            .remember(&seen, 0..2, Duration::from_secs(10800))
             .dnat(),
     );
-    batch.add_rule(rule("pre").load(&[Field::Saddr, Field::Daddr]).forget(&seen));
+    batch.add_rule(
+        rule("pre")
+            .load(&[Field::Saddr, Field::Daddr])
+            .remember(&seen, Duration::from_secs(10800))
+            .dnat_to(ip("10.244.0.7"), 8080),
+    );
     batch.add_rule(rule("pre").load(&[Field::Saddr]).not_in_set(&nets).set_mark_bits(0x4000));
     batch.add_rule(
         rule("post")
@@ -204,26 +202,70 @@ fn every_expression_is_accepted() {
     check(
         &batch,
         expect![[r#"
-        add table ip t
-        add set ip t nets { type ipv4_addr ; flags interval ; }
-        add set ip t ranges { type ipv4_addr . inet_proto . inet_service . ipv4_addr ; flags interval ; }
-        add map ip t seen { type ipv4_addr . ipv4_addr : ipv4_addr . inet_service ; size 65536 ; flags dynamic,timeout ; }
-        add map ip t backends { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service ; }
-        add chain ip t pre { type nat hook prerouting priority -100 ; }
-        add chain ip t post { type nat hook postrouting priority 100 ; }
-        add chain ip t fwd { type filter hook forward priority 0 ; }
-        add rule ip t pre fib daddr type local update @seen { 0.0.0.0 . meta l4proto . th dport . numgen random mod 3 offset 65536 . 0.0.0.0 . meta l4proto . th dport . numgen random mod 3 offset 65536 map @backends timeout 10800s } dnat to 0.0.0.0 . meta l4proto . th dport . numgen random mod 3 offset 65536 map @backends
-        add rule ip t pre delete @seen { ip saddr . ip daddr }
-        add rule ip t pre ip saddr != @nets meta mark set meta mark | 0x4000
-        add rule ip t post meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff masquerade fully-random
-        add rule ip t fwd ip daddr & 255.240.0.0 0x600a ip saddr != 10.244/16 meta l4proto tcp reject with tcp reset
-        add rule ip t fwd ip daddr . meta l4proto . th dport . ip saddr != @ranges limit rate 5/60s burst 5 packets log prefix "refused " counter reject
-        add rule ip t fwd ct state & 0x2 != 0x0 accept
-        add rule ip t fwd ct status & 0x20 != 0x0 return
-        add element ip t nets { 10.244.0.0-10.244.255.255, 192.168.7.3-192.168.7.3 }
-        add element ip t ranges { 10.96.0.1 . tcp . 80 . 172.16.0.0-10.96.0.1 . tcp . 80 . 172.16.0.255 }
-    "#]],
-        expect![[""]],
+            add table ip t
+            add set ip t nets { type ipv4_addr ; flags interval ; }
+            add set ip t ranges { type ipv4_addr . inet_proto . inet_service . ipv4_addr ; flags interval ; }
+            add set ip t seen { type ipv4_addr . ipv4_addr ; size 65536 ; flags dynamic,timeout ; }
+            add map ip t backends { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service ; }
+            add chain ip t pre { type nat hook prerouting priority -100 ; }
+            add chain ip t post { type nat hook postrouting priority 100 ; }
+            add chain ip t fwd { type filter hook forward priority 0 ; }
+            add rule ip t pre fib daddr type local dnat to ip daddr . meta l4proto . th dport . numgen random mod 3 offset 65536 map @backends
+            add rule ip t pre update @seen { ip saddr . ip daddr timeout 10800s } dnat to 10.244.0.7 . 8080
+            add rule ip t pre ip saddr != @nets meta mark set meta mark | 0x4000
+            add rule ip t post meta mark & 0x4000 != 0x0 meta mark set meta mark & 0xffffbfff masquerade fully-random
+            add rule ip t fwd ip daddr & 255.240.0.0 0x600a ip saddr != 10.244/16 meta l4proto tcp reject with tcp reset
+            add rule ip t fwd ip daddr . meta l4proto . th dport . ip saddr != @ranges limit rate 5/60s burst 5 packets log prefix "refused " counter reject
+            add rule ip t fwd ct state & 0x2 != 0x0 accept
+            add rule ip t fwd ct status & 0x20 != 0x0 return
+            add element ip t nets { 10.244.0.0-10.244.255.255, 192.168.7.3-192.168.7.3 }
+            add element ip t ranges { 10.96.0.1 . tcp . 80 . 172.16.0.0-10.96.0.1 . tcp . 80 . 172.16.0.255 }
+        "#]],
+        expect![[r#"
+            table ip t {
+            	set nets {
+            		type ipv4_addr
+            		flags interval
+            		elements = { 10.244.0.0/16, 192.168.7.3 }
+            	}
+
+            	set ranges {
+            		type ipv4_addr . inet_proto . inet_service . ipv4_addr
+            		flags interval
+            		elements = { 10.96.0.1 . tcp . 80 . 172.16.0.0/24 }
+            	}
+
+            	set seen {
+            		type ipv4_addr . ipv4_addr
+            		size 65536
+            		flags dynamic,timeout
+            	}
+
+            	map backends {
+            		type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service
+            	}
+
+            	chain pre {
+            		type nat hook prerouting priority dstnat; policy accept;
+            		fib daddr type local dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 offset 65536 map @backends
+            		update @seen { ip saddr . ip daddr timeout 3h } dnat to 10.244.0.7:8080
+            		ip saddr != @nets meta mark set meta mark | 0x00004000
+            	}
+
+            	chain post {
+            		type nat hook postrouting priority srcnat; policy accept;
+            		meta mark & 0x00004000 != 0x00000000 meta mark set meta mark & 0xffffbfff masquerade fully-random
+            	}
+
+            	chain fwd {
+            		type filter hook forward priority filter; policy accept;
+            		ip daddr 10.96.0.0/12 ip saddr != 10.244.0.0/16 reject with tcp reset
+            		ip daddr . meta l4proto . th dport . ip saddr != @ranges limit rate 5/minute log prefix "refused " counter packets 0 bytes 0 reject
+            		ct state established accept
+            		ct status dnat return
+            	}
+            }
+        "#]],
     );
 }
 
