@@ -22,6 +22,7 @@
 //! Start with [`NodeNetwork`]; [`nft`] and [`link`] are the two languages it speaks to the kernel,
 //! `hostns` makes whole nodes out of namespaces.
 
+pub mod conntrack;
 pub mod ipam;
 pub mod link;
 mod names;
@@ -31,8 +32,10 @@ pub mod nft;
 mod node;
 mod rules;
 mod sysctl;
+mod watch;
 
-pub use names::NodeId;
+pub use names::{NodeId, digest};
 pub use netlink::Error as NetlinkError;
 pub use node::{Attach, Attachment, Config, Error, NodeNetwork, Peer};
 pub use rules::{HostPort, LocalService, Protocol};
+pub use watch::Event;

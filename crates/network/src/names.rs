@@ -35,8 +35,9 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Letters and digits that stand for a text (FNV-1a, base 32).
-pub(crate) fn digest(text: &str, len: usize) -> String {
+/// Letters and digits that stand for a text where a name has to be short (FNV-1a, base 32); at most
+/// twelve.
+pub fn digest(text: &str, len: usize) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
