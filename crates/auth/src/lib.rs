@@ -11,11 +11,18 @@
 //! Not here: which verb and resource a request is (crate `apiserver`), keeping keys and certificates
 //! on disk (crate `lifecycle`), where the events come from.
 
+pub mod authenticate;
 pub mod authorize;
 pub mod bootstrap;
+pub mod certificate;
+pub mod impersonate;
+pub mod node;
 pub mod rbac;
+pub mod token;
 pub mod user;
 
+pub use authenticate::{Authenticator, Connection};
 pub use authorize::{AlwaysAllow, Attributes, Authorizer, Chain, Decision, Verdict};
+pub use node::NodeAuthorizer;
 pub use rbac::Rbac;
 pub use user::User;
