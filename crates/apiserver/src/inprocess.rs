@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use registry::User;
+use api::User;
 use tower::Service;
 
 use crate::body::{Body, Error};
-use crate::server::{Identity, Server};
+use auth::Identity;
+use crate::server::Server;
 
 /// The server as one component sees it.
 #[derive(Clone)]
@@ -44,7 +45,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::boxed);
-        request.extensions_mut().insert(Identity::InProcess(self.user.clone()));
+        request.extensions_mut().insert(Identity::Trusted(self.user.clone()));
         let answer = self.server.clone().handle(request);
         Box::pin(async move { Ok(answer.await) })
     }

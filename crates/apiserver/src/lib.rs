@@ -1,14 +1,12 @@
 //! HTTP over the engine: routing, discovery, OpenAPI, negotiation, subresources, streaming.
 //!
 //! A request's road: [`serve`] (TLS, HTTP/1.1 and HTTP/2) or [`inprocess`] → [`Server::handle`] →
-//! authentication and authorisation ([`Access`]) → [`info`] (what is asked) → a handler. Handlers
+//! authentication and authorisation ([`auth::Access`]) → [`info`] (what is asked) → a handler. Handlers
 //! speak to [`registry::Engine`] alone; kinds are rows, none is named here.
 //!
 //! Invariants: every answer that is no object is a `Status`, made in one place ([`respond`]); an
 //! in-process client takes the same road as one behind TLS, with an identity of its own.
 
-mod access;
-mod acts;
 mod body;
 mod connect;
 mod discovery;
@@ -27,9 +25,7 @@ mod table;
 mod watch;
 mod write;
 
-pub use access::{Access, Attributes, Decision};
-pub use acts::{Tokens, injected};
 pub use body::Body;
 pub use connect::{Dialer, Wire};
 pub use serve::{Listener, serve, serve_plain};
-pub use server::{Config, Identity, Server};
+pub use server::{Config, Server};

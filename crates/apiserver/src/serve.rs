@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use crate::server::{Identity, Server};
+use auth::Identity;
+use crate::server::Server;
 
 /// Connections at once.
 const CONNECTIONS: usize = 16 * 1024;
@@ -52,8 +53,9 @@ pub async fn serve(
                     return;
                 }
             };
-            let certificate = tls.get_ref().1.peer_certificates().and_then(|c| c.first());
-            let identity = certificate.map(|c| Identity::Certificate(Arc::from(c.as_ref())));
+            let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+            let known = server.access.authenticator.connection(chain, rustls::pki_types::UnixTime::now());
+            let identity = Some(Identity::Connection(Arc::new(known)));
             connection(tls, identity, server, stop).await;
         }
     })

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{GroupResource, Status};
+use api::{Status, User};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use registry::{Engine, RequestContext, Resource, User};
+use registry::{Engine, RequestContext, Resource};
 
-use crate::access::{Access, Attributes, Decision};
+use auth::{Access, Attributes};
 use crate::body::Body;
 use crate::connect::Dialer;
 use crate::discovery::Discovery;
@@ -25,18 +25,9 @@ use crate::{discovery, health, respond};
 /// The largest body of a request.
 const BODY_MAX: usize = 3 * 1024 * 1024;
 
-/// Who is at the other end of a connection, as the transport knows it. In a request's extensions.
-#[derive(Clone, Debug)]
-pub enum Identity {
-    /// The client certificate, DER, already verified against the client CA.
-    Certificate(Arc<[u8]>),
-    /// A component of this process.
-    InProcess(Arc<User>),
-}
-
 pub struct Config {
     pub engine: Arc<Engine>,
-    pub access: Arc<dyn Access>,
+    pub access: Arc<Access>,
     pub dialer: Arc<dyn Dialer>,
     /// `/version`'s gitVersion: `v1.37.0`.
     pub version: String,
@@ -45,7 +36,7 @@ pub struct Config {
 /// The API server's service. Cheap to clone behind an `Arc`.
 pub struct Server {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) access: Arc<dyn Access>,
+    pub(crate) access: Arc<Access>,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
@@ -125,7 +116,7 @@ impl Server {
     }
 
     async fn route(self: Arc<Self>, parts: Parts, body: Body) -> Result<Response<Body>, Status> {
-        let user = Arc::new(self.access.authenticate(&parts).await?);
+        let user = Arc::new(self.access.authenticate(&parts)?);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let path = parts.uri.path().to_owned();
         let info = Info::parse(&path);
@@ -148,6 +139,7 @@ impl Server {
         let method = parts.method.as_str().to_lowercase();
         let attributes = match info {
             Some(info) => Attributes {
+                user,
                 verb: info.verb(&parts.method, query.flag("watch")),
                 group: &info.group,
                 version: &info.version,
@@ -157,19 +149,11 @@ impl Server {
                 name: &info.name,
                 path,
                 is_resource: true,
+                fields: &[],
             },
-            None => Attributes { verb: &method, path, ..Attributes::default() },
+            None => Attributes::path(user, &method, path),
         };
-        match self.access.authorize(user, &attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) => {
-                let (resource, name) = match info {
-                    Some(i) => (GroupResource::new(i.group.clone(), i.resource.clone()), i.name.as_str()),
-                    None => (GroupResource::new("", ""), ""),
-                };
-                Err(Status::forbidden(&resource, name, &why))
-            }
-        }
+        self.access.check(&attributes)
     }
 
     /// Paths that are no resource's.

@@ -11,16 +11,20 @@
 //! Not here: which verb and resource a request is (crate `apiserver`), keeping keys and certificates
 //! on disk (crate `lifecycle`), where the events come from.
 
+pub mod access;
+pub mod acts;
 pub mod authenticate;
 pub mod authorize;
 pub mod bootstrap;
+pub mod bound;
 pub mod certificate;
 pub mod impersonate;
 pub mod node;
 pub mod rbac;
 pub mod token;
-pub mod user;
+pub use api::user;
 
+pub use access::{Access, Identity};
 pub use authenticate::{Authenticator, Connection};
 pub use authorize::{AlwaysAllow, Attributes, Authorizer, Chain, Decision, Verdict};
 pub use node::NodeAuthorizer;

@@ -2,40 +2,23 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{Object, Status, User};
 use async_trait::async_trait;
 use registry::resource::Act;
-use registry::{Engine, RequestContext, User};
+use registry::{Engine, RequestContext};
 use resources::Injected;
 use serde_json::{Value, json};
 
-use crate::access::{Access, Attributes, Decision};
-
-/// Signs and reads service account tokens.
-#[async_trait]
-pub trait Tokens: Send + Sync {
-    /// A TokenRequest's status for a service account; `request` is the posted object.
-    ///
-    /// # Errors
-    /// There is no such account, or what the token is to be bound to.
-    async fn request(
-        &self,
-        engine: &Engine,
-        cx: &RequestContext,
-        account: (&str, &str),
-        request: &Object,
-    ) -> Result<Value, Status>;
-
-    /// A TokenReview's status.
-    async fn review(&self, engine: &Engine, token: &str, audiences: &[String]) -> Value;
-}
+use crate::access::Access;
+use crate::authorize::Attributes;
+use crate::bound::{self, Tokens};
 
 /// The acts that the table of resources is given.
-pub fn injected(access: &Arc<dyn Access>, tokens: &Arc<dyn Tokens>) -> Injected {
+pub fn injected(access: &Arc<Access>, tokens: &Arc<Tokens>) -> Injected {
     let review = |question| -> Arc<dyn Act> { Arc::new(Review { question, access: access.clone() }) };
     Injected {
         token_request: Arc::new(TokenRequest(tokens.clone())),
-        token_review: Arc::new(TokenReview(tokens.clone())),
+        token_review: Arc::new(TokenReview(access.clone())),
         self_subject_review: review(Question::WhoAmI),
         subject_access_review: review(Question::Subject),
         self_subject_access_review: review(Question::SelfSubject),
@@ -55,7 +38,7 @@ enum Question {
 
 struct Review {
     question: Question,
-    access: Arc<dyn Access>,
+    access: Arc<Access>,
 }
 
 #[async_trait]
@@ -120,7 +103,7 @@ fn typed(object: &mut Object, type_name: &str) {
     object.set_type(&api_version, kind.unwrap_or_default());
 }
 
-fn user_info(user: &User) -> Value {
+pub(crate) fn user_info(user: &User) -> Value {
     let mut info = json!({"username": user.name, "groups": user.groups});
     if !user.uid.is_empty() {
         info["uid"] = user.uid.as_str().into();
@@ -183,6 +166,8 @@ impl Review {
             .map(|f| text(at, f));
         let [verb, group, version, plural, subresource, namespace, name, path] = &fields;
         let attributes = Attributes {
+            user,
+            fields: &[],
             verb,
             group,
             version,
@@ -193,14 +178,16 @@ impl Review {
             path,
             is_resource: resource.is_some(),
         };
-        Ok(match self.access.authorize(user, &attributes) {
-            Decision::Allow => json!({"allowed": true}),
-            Decision::Deny(_) => json!({"allowed": false}),
-        })
+        let (allowed, reason) = self.access.allows(&attributes);
+        let mut status = json!({"allowed": allowed});
+        if !reason.is_empty() {
+            status["reason"] = reason.into();
+        }
+        Ok(status)
     }
 }
 
-struct TokenRequest(Arc<dyn Tokens>);
+struct TokenRequest(Arc<Tokens>);
 
 #[async_trait]
 impl Act for TokenRequest {
@@ -211,11 +198,11 @@ impl Act for TokenRequest {
     async fn act(
         &self,
         engine: &Arc<Engine>,
-        cx: &RequestContext,
+        _: &RequestContext,
         (namespace, name): (&str, &str),
         mut posted: Object,
     ) -> Result<Object, Status> {
-        let status = self.0.request(engine, cx, (namespace, name), &posted).await?;
+        let status = self.0.request(engine, (namespace, name), &posted).await?;
         let now = engine.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         posted.set_meta("name", name);
         posted.set_meta("namespace", namespace);
@@ -226,7 +213,7 @@ impl Act for TokenRequest {
     }
 }
 
-struct TokenReview(Arc<dyn Tokens>);
+struct TokenReview(Arc<Access>);
 
 #[async_trait]
 impl Act for TokenReview {
@@ -236,7 +223,7 @@ impl Act for TokenReview {
 
     async fn act(
         &self,
-        engine: &Arc<Engine>,
+        _: &Arc<Engine>,
         _: &RequestContext,
         _: (&str, &str),
         mut posted: Object,
@@ -246,7 +233,7 @@ impl Act for TokenReview {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         let audiences = texts(posted.get(&["spec", "audiences"]));
-        let status = self.0.review(engine, &token, &audiences).await;
+        let status = bound::review(&self.0, &token, &audiences);
         posted.0.insert("status".into(), status);
         typed(&mut posted, self.type_name());
         Ok(posted)

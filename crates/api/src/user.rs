@@ -41,7 +41,7 @@ impl User {
     }
 
     /// Adds the group of all who are known, where it is not there yet.
-    pub(crate) fn authenticated(mut self) -> User {
+    pub fn authenticated(mut self) -> User {
         if self.name != ANONYMOUS && !self.in_group(AUTHENTICATED) && !self.in_group(UNAUTHENTICATED) {
             self.groups.push(AUTHENTICATED.into());
         }
