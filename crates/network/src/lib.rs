@@ -20,9 +20,10 @@
 //! any knowledge of the API server.
 //!
 //! Start with [`NodeNetwork`]; [`nft`] and [`link`] are the two languages it speaks to the kernel,
-//! `hostns` makes whole nodes out of namespaces.
+//! [`hostns`] makes whole nodes out of namespaces.
 
 pub mod conntrack;
+pub mod hostns;
 pub mod ipam;
 pub mod link;
 mod names;
