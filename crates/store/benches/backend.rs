@@ -6,6 +6,8 @@
 //!
 //! `cargo bench -p store --bench backend`
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
+
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};

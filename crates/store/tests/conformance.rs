@@ -1,5 +1,7 @@
 //! What every engine must do, run against each.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod cases;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What the disk must keep: through `kill -9`, and through damage that must not go unnoticed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

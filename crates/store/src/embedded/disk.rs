@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::log::{Batch, Log, Opened};
+use super::log::{Batch, Log, OnRow, Opened};
 use super::row::{RowId, Summary};
 use crate::contract::{Error, LeaseId, Revision};
 
@@ -168,7 +168,7 @@ fn fault(dir: &Path, error: fjall::Error) -> Error {
 }
 
 impl Log for Disk {
-    fn load(&mut self, row: &mut dyn FnMut(RowId, &[u8]) -> Result<(), Error>) -> Result<Opened, Error> {
+    fn load(&mut self, row: &mut OnRow<'_>) -> Result<Opened, Error> {
         let summary = self.summary()?;
         let open = self.parts()?;
         for found in open.rows.iter() {

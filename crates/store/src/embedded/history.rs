@@ -31,7 +31,10 @@ impl History {
     }
 
     pub(crate) fn pop_before(&mut self, revision: Revision) -> Option<Commit> {
-        let commit = self.commits.pop_front_if(|commit| commit.revision < revision)?;
+        if !self.has_before(revision) {
+            return None;
+        }
+        let commit = self.commits.pop_front()?;
         self.bytes -= superseded(&commit.events);
         Some(commit)
     }

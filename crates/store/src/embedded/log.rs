@@ -22,10 +22,13 @@ pub(crate) struct Opened {
     pub leases: Vec<(LeaseId, i64)>,
 }
 
+/// Takes one row as it lies on disk.
+pub(crate) type OnRow<'a> = dyn FnMut(RowId, &[u8]) -> Result<(), Error> + 'a;
+
 /// Where the engine's rows are kept.
 pub(crate) trait Log: Send + 'static {
     /// Reads everything, rows in order of revision. May be called again, after a failed write.
-    fn load(&mut self, row: &mut dyn FnMut(RowId, &[u8]) -> Result<(), Error>) -> Result<Opened, Error>;
+    fn load(&mut self, row: &mut OnRow<'_>) -> Result<Opened, Error>;
     /// Writes a batch, all or nothing, and syncs it. After an error it may or may not be there.
     fn append(&mut self, batch: &Batch) -> Result<(), Error>;
     /// Gets the log into a state it can be appended to after an error, as if everything after
