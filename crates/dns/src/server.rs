@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 use k8s_openapi::api::core::v1::Service;
@@ -249,11 +249,11 @@ impl Server {
         }
         let mut response = response(request);
         response.metadata.authoritative = true;
-        self.from_zone(query.name(), query.query_type(), &mut response).is_none().then_some(response)
+        self.ask_zone(query.name(), query.query_type(), &mut response).is_none().then_some(response)
     }
 
     /// Fills in what the zone knows; gives the name that somebody else has to be asked about.
-    fn from_zone(&self, name: &Name, kind: RecordType, response: &mut Message) -> Option<Name> {
+    fn ask_zone(&self, name: &Name, kind: RecordType, response: &mut Message) -> Option<Name> {
         let mut name = name.clone();
         for _ in 0..ALIASES {
             match self.zone.answer(&name, kind) {
@@ -286,11 +286,11 @@ impl Server {
     }
 
     async fn forwarded(&self, request: &Message) -> Message {
-        let Some(query) = request.queries.first().map(Query::clone) else {
+        let Some(query) = request.queries.first().cloned() else {
             return failure(request, ResponseCode::FormErr);
         };
         let mut response = response(request);
-        let Some(name) = self.from_zone(query.name(), query.query_type(), &mut response) else {
+        let Some(name) = self.ask_zone(query.name(), query.query_type(), &mut response) else {
             return response;
         };
         let answer = self.forwarder.ask(&name, query.query_type()).await;

@@ -1,4 +1,5 @@
 //! The server over real sockets on loopback: UDP, TCP, truncation, forwarding and failover.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -159,6 +159,8 @@ impl HostNetwork {
             changes.route(&Route::via(everywhere, gateway));
             Ok(links.apply(&changes)?)
         })??;
+        // As with pods: the kernel is to notice the carrier before the first packet.
+        self.links.by_name(&here)?;
         Ok(made)
     }
 

@@ -211,7 +211,11 @@ impl NodeNetwork {
         kernel.links.apply(&changes)?;
         kernel.nft.apply(&self.rules.attach(record.ip, &record.host_ports))?;
         drop(kernel);
-        namespace.run(|| self.configure_pod(record.ip))?
+        namespace.run(|| self.configure_pod(record.ip))??;
+        // The host's end has its carrier only now, and sends nothing until the kernel has noticed: asking
+        // for the link makes it notice at once (Linux 6.8), instead of dropping the first packets.
+        locked(&self.kernel).links.by_name(&record.link)?;
+        Ok(())
     }
 
     /// The pod's side, on a thread inside its namespace.

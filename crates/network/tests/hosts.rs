@@ -1,4 +1,5 @@
 //! Three nodes of one cluster and another cluster beside it, on a host that is itself a namespace.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
 //! Pods on one node, with real packets, in namespaces of their own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashSet;
 use std::io::{Read, Write};

@@ -216,7 +216,7 @@ fn candidates<'a>(
             let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
             let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
             let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-            if !ready && !(serving && terminating) {
+            if !(ready || serving && terminating) {
                 continue;
             }
             let local = api.node_name.as_deref() == Some(config.node_name.as_str());

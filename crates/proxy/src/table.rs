@@ -14,6 +14,9 @@ use crate::service::{At, Config, Endpoint, Frontend, Policy};
 
 /// The shape of the table; another shape in the kernel is replaced whole.
 const SHAPE: u32 = 1;
+/// Reading a set back takes the kernel time by the square of its size: of a table with more frontends than
+/// these the endpoints are written anew (in one step with everything else) instead of read.
+const READ_BACK: usize = 5_000;
 /// Clients remembered per endpoint at most.
 const REMEMBERED: u32 = 65_536;
 
@@ -66,6 +69,8 @@ pub struct Table {
     chains: HashMap<Arc<str>, usize>,
     sticky: HashMap<Arc<str>, (Sticky, usize)>,
     hairpin: HashMap<IpAddr, usize>,
+    /// The kernel has endpoints that were not read.
+    unread: bool,
 }
 
 /// Operations in the order in which they can be done.
@@ -102,6 +107,7 @@ impl Table {
             chains: HashMap::new(),
             sticky: HashMap::new(),
             hairpin: HashMap::new(),
+            unread: false,
         };
         (table, batch)
     }
@@ -110,7 +116,7 @@ impl Table {
     pub fn load(config: Arc<Config>, family: Family, client: &mut Client) -> Result<Self, NetlinkError> {
         let (mut table, create) = Self::create(config, family);
         if client.comment(&table.sets.table)? != Some(comment(&table.config)) || !table.read(client)? {
-            (table.installed, table.chains, table.hairpin) = Default::default();
+            (table.installed, table.chains, table.hairpin, table.unread) = Default::default();
             client.apply(&create)?;
         }
         Ok(table)
@@ -142,7 +148,11 @@ impl Table {
                 self.installed.entry(frontend).or_default().chain = Some(chain);
             }
         }
+        self.unread = self.installed.len() > READ_BACK;
         for (set, node_port) in [(&sets.endpoints, false), (&sets.node_port_endpoints, true)] {
+            if self.unread {
+                break;
+            }
             for element in client.elements(table, set)? {
                 let found =
                     self.frontend(&element.key, node_port).and_then(|(f, rest)| Some((f, number(rest)?)));
@@ -394,6 +404,11 @@ impl Table {
             }
         }
         let sets = self.sets.elements();
+        if std::mem::take(&mut self.unread) {
+            // The first plan after loading has every frontend in it.
+            batch.flush_set(&sets[ENDPOINTS]);
+            batch.flush_set(&sets[NODE_PORT_ENDPOINTS]);
+        }
         for (set, elements) in sets.iter().zip(steps.gone) {
             batch.delete_elements(set, elements);
         }

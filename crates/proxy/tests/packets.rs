@@ -1,4 +1,5 @@
 //! Services with real packets: a node in a namespace, pods on it, a client outside.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -134,9 +134,17 @@ fn headless_services_have_their_ready_endpoints() {
 
 #[test]
 fn pods_have_names_made_of_their_addresses() {
-    check("10-244-1-9.shop.pod.cluster.local", RecordType::A, expect!["10-244-1-9.shop.pod.cluster.local. A 10.244.1.9"]);
+    check(
+        "10-244-1-9.shop.pod.cluster.local",
+        RecordType::A,
+        expect!["10-244-1-9.shop.pod.cluster.local. A 10.244.1.9"],
+    );
     check("10-244-1-9.shop.pod.cluster.local", RecordType::AAAA, expect!["no data"]);
-    check("fd00--9.shop.pod.cluster.local", RecordType::AAAA, expect!["fd00--9.shop.pod.cluster.local. AAAA fd00::9"]);
+    check(
+        "fd00--9.shop.pod.cluster.local",
+        RecordType::AAAA,
+        expect!["fd00--9.shop.pod.cluster.local. AAAA fd00::9"],
+    );
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn add_set(w: &mut Writer, table: &Table, set: &Set, id: u32) {
         if set.key.len() > 1 {
             w.nest(SET_DESC_CONCAT, |w| {
                 for field in &set.key {
-                    w.nest(LIST_ELEM, |w| w.be32(SET_FIELD_LEN, field.len() as u32));
+                    w.nest(LIST_ELEM, |w| w.be32(SET_FIELD_LEN, field.width() as u32));
                 }
             });
         }

@@ -130,7 +130,7 @@ fn tuple(types: &[Type], key: &Key) -> String {
     let mut rest = key.bytes();
     let mut parts = Vec::new();
     for kind in types {
-        parts.push(rest.get(..kind.len()).map_or("?".into(), |bytes| field(*kind, bytes)));
+        parts.push(rest.get(..kind.width()).map_or("?".into(), |bytes| field(*kind, bytes)));
         rest = rest.get(kind.padded_len()..).unwrap_or_default();
     }
     parts.join(" . ")

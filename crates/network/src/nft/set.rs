@@ -33,7 +33,7 @@ impl Type {
     }
 
     /// Bytes of a value.
-    pub fn len(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Type::Ipv4 | Type::Mark => 4,
             Type::Ipv6 => 16,
@@ -44,7 +44,7 @@ impl Type {
 
     /// Bytes of a value inside a concatenation: whole registers.
     pub fn padded_len(self) -> usize {
-        self.len().next_multiple_of(4)
+        self.width().next_multiple_of(4)
     }
 
     pub(super) fn keyword(self) -> &'static str {
@@ -141,7 +141,7 @@ impl Set {
 /// Bytes of a tuple: a single field as it is, several each padded to whole registers.
 pub(super) fn length(types: &[Type]) -> usize {
     match types {
-        [one] => one.len(),
+        [one] => one.width(),
         many => many.iter().map(|t| t.padded_len()).sum(),
     }
 }
