@@ -100,7 +100,11 @@ impl Request {
 
     /// A kubelet as a client of the API server.
     pub fn kubelet_client(node: &str) -> Request {
-        Request::client(&format!("kubelet-client-{node}"), &format!("system:node:{node}"), Some("system:nodes"))
+        Request::client(
+            &format!("kubelet-client-{node}"),
+            &format!("system:node:{node}"),
+            Some("system:nodes"),
+        )
     }
 
     /// A kubelet as a server.
