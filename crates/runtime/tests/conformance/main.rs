@@ -1,5 +1,6 @@
 //! One suite for the runtime contract, run against every implementation.
 
+mod embedded;
 mod image;
 mod suite;
 mod world;
@@ -16,6 +17,7 @@ fn main() {
     }
     let trials: Vec<Trial> = suite::CASES
         .iter()
+        .chain(embedded::CASES)
         .map(|case| {
             Trial::test(format!("embedded::{}", case.name), move || {
                 world::run(case);
