@@ -1,0 +1,154 @@
+//! Debian's packages: which there are, what they need, what is in them.
+//!
+//! The package lists of the machine are the catalogue (`apt-cache`), its sources the store
+//! (`apt-get download`); nothing is installed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{place, process};
+
+/// One package at the version that would be installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its Debian version, with epoch and revision.
+    pub version: String,
+    /// `libs` for shared libraries.
+    section: String,
+    /// Names it depends on; of alternatives, the first.
+    depends: Vec<String>,
+}
+
+impl Package {
+    /// The packages named, and the shared libraries that any of them needs, by name.
+    ///
+    /// Dependencies of other kinds (debconf, adduser, …) serve installation and stay away.
+    ///
+    /// # Errors
+    /// A package isn't in the machine's lists, or `apt-cache` fails.
+    pub fn with_libraries(names: &[&str]) -> Result<Vec<Package>> {
+        let mut found: BTreeMap<String, Package> = BTreeMap::new();
+        let mut wanted: Vec<String> = names.iter().map(ToString::to_string).collect();
+        while !wanted.is_empty() {
+            let mut next = Vec::new();
+            for package in show(&wanted)? {
+                let asked_for = names.contains(&package.name.as_str());
+                if (asked_for || package.section == "libs") && !found.contains_key(&package.name) {
+                    next.extend(package.depends.iter().cloned());
+                    found.insert(package.name.clone(), package);
+                }
+            }
+            next.sort();
+            next.dedup();
+            next.retain(|name| !found.contains_key(name));
+            wanted = next;
+        }
+        for name in names {
+            ensure!(found.contains_key(*name), "no package {name} in this machine's lists (apt-get update?)");
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// The package's files as a tar stream.
+    ///
+    /// # Errors
+    /// The package can't be downloaded or unpacked.
+    pub fn files(&self) -> Result<Vec<u8>> {
+        process::read(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(self.archive()?))
+    }
+
+    /// The downloaded package, kept in the cache under its version.
+    fn archive(&self) -> Result<PathBuf> {
+        let kept = place::cache("packages")?.join(format!("{}_{}.deb", self.name, self.version));
+        if kept.is_file() {
+            return Ok(kept);
+        }
+        let work = tempfile::tempdir_in(place::cache("packages")?)?;
+        process::read(
+            Command::new("apt-get")
+                .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
+                .arg(format!("{}={}", self.name, self.version))
+                .current_dir(work.path()),
+        )?;
+        let mut files = std::fs::read_dir(work.path())?;
+        let file = files.next().with_context(|| format!("apt-get download {} left nothing", self.name))??;
+        std::fs::rename(file.path(), &kept)?;
+        Ok(kept)
+    }
+}
+
+/// What the lists say of some packages; names that no real package has are left out.
+fn show(names: &[String]) -> Result<Vec<Package>> {
+    // apt-cache exits non-zero if one name is virtual, with the others printed all the same.
+    let out = Command::new("apt-cache")
+        .args(["show", "--no-all-versions"])
+        .args(names)
+        .output()
+        .context("couldn't start apt-cache")?;
+    Ok(String::from_utf8_lossy(&out.stdout).split("\n\n").filter_map(parse).collect())
+}
+
+/// One paragraph of `apt-cache show`.
+fn parse(paragraph: &str) -> Option<Package> {
+    let field = |name: &str| {
+        paragraph
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .map(ToString::to_string)
+    };
+    let depends = ["Depends", "Pre-Depends"]
+        .iter()
+        .filter_map(|name| field(name))
+        .flat_map(|list| list.split(',').map(first_alternative).collect::<Vec<_>>())
+        .collect();
+    Some(Package { name: field("Package")?, version: field("Version")?, section: field("Section")?, depends })
+}
+
+/// `libc6 (>= 2.34) | libc6.1` is `libc6`.
+fn first_alternative(entry: &str) -> String {
+    let end = |c: char| c.is_whitespace() || matches!(c, '(' | '|' | ':');
+    entry.trim().split(end).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(paragraph: &str, expect: expect_test::Expect) {
+        expect.assert_debug_eq(&parse(paragraph));
+    }
+
+    #[test]
+    fn reads_a_paragraph() {
+        check(
+            "Package: nginx\nVersion: 1.22.1-9\nSection: httpd\nPre-Depends: dpkg (>= 1)\n\
+             Depends: libc6 (>= 2.34), debconf (>= 0.5) | debconf-2.0, python3:any\nDescription: x",
+            expect_test::expect![[r#"
+                Some(
+                    Package {
+                        name: "nginx",
+                        version: "1.22.1-9",
+                        section: "httpd",
+                        depends: [
+                            "libc6",
+                            "debconf",
+                            "python3",
+                            "dpkg",
+                        ],
+                    },
+                )
+            "#]],
+        );
+        check(
+            "Description: nothing of use",
+            expect_test::expect![[r"
+            None
+        "]],
+        );
+    }
+}
