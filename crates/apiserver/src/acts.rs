@@ -88,7 +88,12 @@ impl Act for Review {
             Question::LocalSubject => {
                 let asked = posted.get_str(&["spec", "resourceAttributes", "namespace"]);
                 if asked != namespace {
-                    return Err(invalid(&posted, "spec.resourceAttributes.namespace", asked, &format!("must match metadata.namespace: {namespace}")));
+                    return Err(invalid(
+                        &posted,
+                        "spec.resourceAttributes.namespace",
+                        asked,
+                        &format!("must match metadata.namespace: {namespace}"),
+                    ));
                 }
                 self.judge(&subject(&posted)?, &posted)?
             }
@@ -121,7 +126,8 @@ fn user_info(user: &User) -> Value {
         info["uid"] = user.uid.as_str().into();
     }
     if !user.extra.is_empty() {
-        info["extra"] = user.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
+        info["extra"] =
+            user.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
     }
     info
 }
@@ -173,7 +179,8 @@ impl Review {
             ));
         }
         let at = resource.or(path);
-        let fields = ["verb", "group", "version", "resource", "subresource", "namespace", "name", "path"].map(|f| text(at, f));
+        let fields = ["verb", "group", "version", "resource", "subresource", "namespace", "name", "path"]
+            .map(|f| text(at, f));
         let [verb, group, version, plural, subresource, namespace, name, path] = &fields;
         let attributes = Attributes {
             verb,
