@@ -1,5 +1,7 @@
 //! meta.k8s.io/v1 Table: a row of cells for each object.
 
+use std::borrow::Cow;
+
 use api::{Object, Status};
 use jiff::Timestamp;
 use registry::{Column, Listed};
@@ -13,17 +15,21 @@ use crate::server::{Call, Endpoint};
 /// What a kind without columns of its own shows.
 const DEFAULT: &[Column] = &[
     Column {
-        name: "Name",
-        kind: "string",
-        format: "name",
-        description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.",
+        name: Cow::Borrowed("Name"),
+        kind: Cow::Borrowed("string"),
+        format: Cow::Borrowed("name"),
+        description: Cow::Borrowed(
+            "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+        ),
         priority: 0,
     },
     Column {
-        name: "Created At",
-        kind: "date",
-        format: "",
-        description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
+        name: Cow::Borrowed("Created At"),
+        kind: Cow::Borrowed("date"),
+        format: Cow::Borrowed(""),
+        description: Cow::Borrowed(
+            "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+        ),
         priority: 0,
     },
 ];
@@ -31,6 +37,8 @@ const DEFAULT: &[Column] = &[
 #[derive(Serialize)]
 pub(crate) struct Row {
     cells: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<Value>,
 }
@@ -65,16 +73,17 @@ pub(crate) fn rows(
 ) -> Result<Vec<Row>, Status> {
     let rows = objects.iter().map(|object| {
         let cells = match &endpoint.resource.table {
-            Some(table) => (table.cells)(object, now),
+            Some(table) => table.cells(object, now),
             None => vec![object.name().into(), object.meta_str("creationTimestamp").into()],
         };
-        Ok(Row { cells, object: object_of(object, endpoint, call)? })
+        let conditions = endpoint.resource.table.as_ref().map(|t| t.conditions(object)).unwrap_or_default();
+        Ok(Row { cells, conditions, object: object_of(object, endpoint, call)? })
     });
     rows.collect()
 }
 
 fn columns(endpoint: &Endpoint) -> Value {
-    let columns = endpoint.resource.table.as_ref().map_or(DEFAULT, |t| t.columns);
+    let columns = endpoint.resource.table.as_ref().map_or(DEFAULT, |t| t.columns());
     let all = columns.iter().map(|c| {
         json!({
             "name": c.name,
