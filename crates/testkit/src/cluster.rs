@@ -189,7 +189,7 @@ pub fn environment(
     name: &str,
     data_dir: &Path,
 ) -> Result<Vec<(String, String)>> {
-    let text = |path: &Path| Ok(path.to_str().with_context(|| format!("{path:?} isn't UTF-8"))?.to_owned());
+    let text = |path: &Path| Ok::<_, anyhow::Error>(path.to_str().with_context(|| format!("{path:?} isn't UTF-8"))?.to_owned());
     let mut path = String::new();
     for program in [place::kubectl()?, place::tiphys()?] {
         path += &text(program.parent().context("a program lies in a directory")?)?;
