@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::apiserver;
+use crate::{apiserver, server, up};
 
 #[derive(Parser)]
 #[command(name = "tiphys", version, about = "Kubernetes in one small binary", propagate_version = true)]
@@ -22,6 +22,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a cluster on this host and wait until it is ready.
+    Up(Box<server::Flags>),
+    /// Stop a cluster and take its traces off this host.
+    Down(up::DownFlags),
+    /// Say how a cluster is.
+    Status(up::NameFlag),
+    /// Print a cluster's kubeconfig.
+    Kubeconfig(up::NameFlag),
+    /// The images of a cluster's node.
+    Image(up::ImageFlags),
+    /// Run a whole cluster's control plane and a node in the foreground.
+    Server(Box<server::Flags>),
+    /// Print the version.
+    Version,
     /// The API server alone.
     KubeApiserver(Box<apiserver::Flags>),
 }
@@ -74,6 +88,16 @@ fn execute(command: Command) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
+        Command::Up(flags) => runtime.block_on(up::up(*flags)),
+        Command::Down(flags) => runtime.block_on(up::down(flags)),
+        Command::Status(flags) => runtime.block_on(up::status(&flags)),
+        Command::Kubeconfig(flags) => up::kubeconfig(&flags),
+        Command::Image(flags) => runtime.block_on(up::image(flags)),
+        Command::Server(flags) => runtime.block_on(server::run(*flags)),
+        Command::Version => {
+            println!("tiphys {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), crate::control_plane::VERSION);
+            Ok(())
+        }
         Command::KubeApiserver(flags) => runtime.block_on(apiserver::run(*flags)),
     }
 }

@@ -9,13 +9,24 @@ mod apiserver;
 mod bootstrap;
 mod cli;
 mod cluster;
+mod control;
 mod control_plane;
+mod controllers;
 mod dial;
+mod node;
 mod policy;
+mod server;
+mod teardown;
 mod tls;
+mod up;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os().collect())
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // Before anything starts a thread: a shim forks.
+    if args.get(1).is_some_and(|a| a == "shim") {
+        std::process::exit(runtime::shim::main(args.into_iter().skip(2)));
+    }
+    cli::run(args)
 }

@@ -1,0 +1,205 @@
+//! `tiphys server`: a whole cluster's control plane and its first node, in this process.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use api::User;
+use clap::Args;
+use ipnet::IpNet;
+use lifecycle::kubeconfig::{self, Credentials, Entry};
+use lifecycle::pki::{Pki, Request};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cluster::{self, Name, Settings};
+use crate::control_plane::{self, ControlPlane};
+use crate::{apiserver, control, controllers, node};
+
+#[derive(Args, Clone)]
+pub struct Flags {
+    /// The cluster's name.
+    #[arg(long, default_value = "default")]
+    pub name: Name,
+    /// Port of the API.
+    #[arg(long)]
+    pub api_port: Option<u16>,
+    /// Where pod addresses come from.
+    #[arg(long)]
+    pub pod_cidr: Option<IpNet>,
+    /// Where service addresses come from.
+    #[arg(long)]
+    pub service_cidr: Option<IpNet>,
+    /// The node's name; the host's where it is not given.
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// The node's address; that of the default route where it is not given.
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// Port on loopback that serves plain HTTP, with every right, to whoever reaches it; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    pub insecure_port: u16,
+    /// Port on loopback that serves the store's etcd API; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    pub etcd_port: u16,
+    /// Directory of static pods' manifests.
+    #[arg(long)]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Registries (host or host:port) that speak plain HTTP; those on loopback always do.
+    #[arg(long, value_delimiter = ',')]
+    pub plain_http_registry: Vec<String>,
+}
+
+/// The settings that the cluster was made with, or new ones out of the flags and what is free here.
+pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
+    if let Some(kept) = Settings::read(&flags.name.settings_path())? {
+        return Ok(kept);
+    }
+    let ranges = free_ranges()?;
+    let node_name = match &flags.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    let settings = Settings {
+        api_port: match flags.api_port {
+            Some(port) => port,
+            None => free_port(6443)?,
+        },
+        pod_cidr: flags.pod_cidr.unwrap_or(ranges.pods),
+        service_cidr: flags.service_cidr.unwrap_or(ranges.services),
+        domain: "cluster.local".into(),
+        node_name,
+        node_ip: flags.node_ip.unwrap_or_else(cluster::host_address),
+        more_nodes: 0,
+    };
+    std::fs::create_dir_all(flags.name.state()).with_context(|| format!("making {}", flags.name.state().display()))?;
+    settings.write(&flags.name.settings_path())?;
+    Ok(settings)
+}
+
+fn free_ranges() -> anyhow::Result<network::hostns::Ranges> {
+    let mut links = network::link::Links::new()?;
+    let found = network::hostns::free_ranges(&mut links, &[])?;
+    found.context("no private address range is free on this host; give --pod-cidr and --service-cidr")
+}
+
+/// The preferred port where it is free, else any.
+fn free_port(preferred: u16) -> anyhow::Result<u16> {
+    let at = |port| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+    let listener = at(preferred).or_else(|_| at(0)).context("looking for a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Refuses what will not work, with its mend, before anything is made.
+pub fn check_host() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a node needs root: run it with sudo");
+    }
+    for (path, what) in [("/proc/self/ns/net", "network namespaces"), ("/sys/fs/cgroup", "cgroups")] {
+        if !std::path::Path::new(path).exists() {
+            bail!("this kernel lacks {what} ({path} is not there)");
+        }
+    }
+    let systems = std::fs::read_to_string("/proc/filesystems").context("reading /proc/filesystems")?;
+    if !systems.lines().any(|l| l.ends_with("overlay")) {
+        bail!("this kernel lacks overlayfs: load it with `modprobe overlay`");
+    }
+    Ok(())
+}
+
+pub async fn run(flags: Flags) -> anyhow::Result<()> {
+    check_host()?;
+    let stop = crate::cli::stop_on_signal()?;
+    let settings = settings(&flags)?;
+    let name = &flags.name;
+    let run_dir = name.run();
+    std::fs::create_dir_all(&run_dir).with_context(|| format!("making {}", run_dir.display()))?;
+    let tasks = TaskTracker::new();
+    let store = apiserver::open_store(Some(&name.state().join("store"))).await?;
+    let pki = Arc::new(Pki::open(&name.state().join("pki"), SystemTime::now())?);
+    let listener =
+        apiserver::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), settings.api_port), "--api-port").await?;
+    let insecure = match flags.insecure_port {
+        0 => None,
+        port => Some(apiserver::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), "--insecure-port").await?),
+    };
+    let plane = ControlPlane::start(
+        control_plane::Config {
+            store: store.clone(),
+            pki: pki.clone(),
+            service_cidr: settings.service_cidr,
+            node_ports: 30000..=32767,
+            advertise: SocketAddr::new(settings.node_ip, settings.api_port),
+            kubernetes_ip: settings.kubernetes_ip()?,
+            dns_ip: settings.dns_ip()?,
+            domain: settings.domain.clone(),
+            listeners: vec![listener],
+            insecure,
+            names: vec![settings.node_name.clone()],
+            addresses: vec![settings.node_ip],
+        },
+        &tasks,
+        &stop,
+    )
+    .await?;
+    write_kubeconfig(name, &settings, &pki)?;
+    std::fs::write(name.pid_path(), std::process::id().to_string())?;
+    controllers::start(&plane, &pki, &settings, &tasks, &stop);
+    let service = node::start(
+        node::Config {
+            id: format!("{name}-{}", settings.node_name),
+            node_name: settings.node_name.clone(),
+            node_ip: settings.node_ip,
+            cluster_cidr: settings.pod_cidr,
+            service_cidr: settings.service_cidr,
+            dns_ip: settings.dns_ip()?,
+            domain: settings.domain.clone(),
+            paths: node::Paths { root: name.state() },
+            pki: pki.clone(),
+            manifests: flags.pod_manifest_path.clone(),
+            plain_http_registries: flags.plain_http_registry.clone(),
+        },
+        node::Clients {
+            kubelet: plane.client(&User::new(format!("system:node:{}", settings.node_name), ["system:nodes"])),
+            proxy: plane.client(&User::new("system:kube-proxy", Vec::<String>::new())),
+        },
+        &tasks,
+        &stop,
+    )
+    .await?;
+    control::serve(&name.run(), service.clone(), &tasks, &stop)?;
+    stop.cancelled().await;
+    end(tasks, service, stop).await;
+    std::fs::remove_file(name.pid_path())?;
+    Ok(())
+}
+
+/// Lets everything come to its end; pods stay.
+async fn end(tasks: TaskTracker, service: runtime::Service, stop: CancellationToken) {
+    stop.cancel();
+    tasks.close();
+    let patience = std::time::Duration::from_secs(5);
+    if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "some tasks did not end in time");
+    }
+    service.shutdown().await;
+}
+
+fn write_kubeconfig(name: &Name, settings: &Settings, pki: &Pki) -> anyhow::Result<()> {
+    let admin = pki.ensure(&Request::admin(), SystemTime::now())?;
+    let entry = Entry {
+        name: context_name(name),
+        server: settings.api_url(),
+        authority: Some(pki.cluster.certificate.clone()),
+        credentials: Credentials::Certificate { certificate: admin.certificate, key: admin.key },
+    };
+    kubeconfig::write(&name.kubeconfig(), &entry)?;
+    Ok(())
+}
+
+/// The name of a cluster's context in kubeconfig files.
+pub fn context_name(name: &Name) -> String {
+    if name.as_str() == "default" { "tiphys".into() } else { format!("tiphys-{name}") }
+}

@@ -1,0 +1,75 @@
+//! Takes a node's traces off the host: pods, links, routes, rules, cgroups. Works without a server,
+//! from what the node's directories say.
+
+use std::path::Path;
+
+use anyhow::Context;
+use cri::Runtime;
+use network::{NodeId, NodeNetwork};
+
+use crate::cluster::{Name, Settings};
+use crate::node::{Paths, proxy_table, runtime_config};
+
+pub async fn node(name: &Name, settings: &Settings) -> anyhow::Result<()> {
+    let id = format!("{name}-{}", settings.node_name);
+    let paths = Paths { root: name.state() };
+    let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
+    for sandbox in service.list_pod_sandboxes(None).await? {
+        service.stop_pod_sandbox(&sandbox.id).await?;
+        service.remove_pod_sandbox(&sandbox.id).await?;
+    }
+    service.shutdown().await;
+    let config = network::Config {
+        id: NodeId::new(&id),
+        state_dir: paths.network(),
+        pod_cidr: settings.pod_cidr,
+        cluster_cidrs: vec![settings.pod_cidr],
+        service_cidrs: vec![settings.service_cidr],
+        node_ip: settings.node_ip,
+        mtu: 1500,
+    };
+    let table = proxy_table(&id);
+    tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        NodeNetwork::open(config).context("the pod network")?.remove_all().context("removing the pod network")?;
+        proxy::Kernel::new()?.remove(&table).context("removing the service rules")?;
+        Ok(())
+    })
+    .await??;
+    unmount_below(&paths.root)?;
+    remove_cgroups(&format!("tiphys-{id}"))
+}
+
+/// Volumes that were still mounted, the innermost first.
+fn unmount_below(root: &Path) -> anyhow::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("reading the mounts")?;
+    let mut points: Vec<&str> = table.lines().filter_map(|l| l.split(' ').nth(4)).collect();
+    points.retain(|p| Path::new(p).starts_with(root) && Path::new(p) != root);
+    points.sort_by_key(|p| std::cmp::Reverse(p.len()));
+    for point in points {
+        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("unmounting {point}"))?;
+    }
+    Ok(())
+}
+
+/// The node's cgroups in every hierarchy, leaves first.
+fn remove_cgroups(name: &str) -> anyhow::Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut tops = vec![root.join(name)];
+    for entry in std::fs::read_dir(root).context("reading the cgroups")? {
+        tops.push(entry?.path().join(name));
+    }
+    for top in tops.into_iter().filter(|t| t.is_dir()) {
+        remove_tree(&top)?;
+    }
+    Ok(())
+}
+
+fn remove_tree(directory: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_tree(&path)?;
+        }
+    }
+    std::fs::remove_dir(directory).with_context(|| format!("removing the cgroup {}", directory.display()))
+}
