@@ -39,6 +39,11 @@ const USAGES: &[&str] = &[
 ];
 
 impl registry::Strategy for Strategy {
+    /// No rule for names but that they fit into a path.
+    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
+        api::names::path_segment(name)
+    }
+
     /// Who asks is the server's to say.
     fn prepare_create(&self, cx: &RequestContext, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");

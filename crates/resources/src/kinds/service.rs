@@ -152,7 +152,6 @@ impl registry::Strategy for Strategy {
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
         object.0.insert("status".into(), json!({"loadBalancer": {}}));
-        drop_unwanted(object);
     }
 
     fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
@@ -362,7 +361,10 @@ fn drop_unwanted(service: &mut Object) {
                 port.remove("nodePort");
             }
         }
-        service.remove(&["spec", "externalTrafficPolicy"]);
+        let external = service.get(&["spec", "externalIPs"]).and_then(Value::as_array);
+        if external.is_none_or(Vec::is_empty) {
+            service.remove(&["spec", "externalTrafficPolicy"]);
+        }
         service.remove(&["spec", "healthCheckNodePort"]);
     }
 }

@@ -441,6 +441,11 @@ impl registry::Strategy for ControllerRevision {
 pub struct PodDisruptionBudget;
 
 impl registry::Strategy for PodDisruptionBudget {
+    /// No rule for names but that they fit into a path.
+    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
+        api::names::path_segment(name)
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

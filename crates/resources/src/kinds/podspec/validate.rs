@@ -78,7 +78,6 @@ fn numbers(spec: &At<'_>, errors: &mut Errors) {
     if let Some(n) = spec.i64("activeDeadlineSeconds").filter(|n| !(1..=INT32_MAX).contains(n)) {
         spec.invalid("activeDeadlineSeconds", n, "must be between 1 and 2147483647, inclusive", errors);
     }
-    spec.non_negative("terminationGracePeriodSeconds", errors);
     spec.one_of_if_set("preemptionPolicy", &["PreemptLowerPriority", "Never"], errors);
 }
 
