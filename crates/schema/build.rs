@@ -27,6 +27,20 @@ fn main() {
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     write(&Path::new(&out).join("types.zst"), &Value::Array(types));
     write(&Path::new(&out).join("docs.zst"), &Value::Object(docs));
+    write(&Path::new(&out).join("proto.zst"), &messages());
+}
+
+/// Message name to its fields: `[number, field, type]`.
+fn messages() -> Value {
+    let mut all = Map::new();
+    for row in rows("proto.tsv") {
+        let number: u32 = row[2].parse().unwrap_or_else(|e| panic!("proto.tsv: {row:?}: {e}"));
+        let fields = all.entry(row[0].clone()).or_insert_with(|| json!([]));
+        if let Value::Array(fields) = fields {
+            fields.push(json!([number, row[1], row[3]]));
+        }
+    }
+    Value::Object(all)
 }
 
 fn write(path: &Path, value: &Value) {

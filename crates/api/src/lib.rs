@@ -11,9 +11,11 @@ pub mod object;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod user;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind};
 pub use k8s_openapi as k8s;
 pub use object::Object;
 pub use quantity::Quantity;
 pub use status::Status;
+pub use user::User;

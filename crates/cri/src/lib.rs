@@ -14,11 +14,13 @@
 //!   `Duration`s.
 //! - Nothing here knows Pods, Services or any API object.
 //!
-//! Start at [`Runtime`], then [`Streams`] and [`Error`].
+//! Start at [`Runtime`], then [`Streams`] and [`Error`]; [`streaming`] turns upgraded HTTP connections into
+//! streams.
 
 mod contract;
 mod error;
 mod event;
+pub mod streaming;
 mod streams;
 
 pub use contract::{PullProgress, Runtime, STOP_SIGNAL_ANNOTATION};

@@ -13,7 +13,7 @@
 
 mod diff;
 mod error;
-mod go;
+pub mod go;
 mod json;
 mod restore;
 mod strategic;

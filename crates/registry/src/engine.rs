@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{Object, Status, User};
 use jiff::Timestamp;
 use store::{Compare, Keys, Op, Ordering, Put, Range, Revision, Store, Target, Txn};
 use tokio_util::sync::CancellationToken;
@@ -12,15 +12,6 @@ use crate::cache::{Cache, Item};
 use crate::feed::{Entry, Feed};
 use crate::resource::Resource;
 use crate::strategy::{Claims, Strategy};
-
-/// Who asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct User {
-    pub name: String,
-    pub uid: String,
-    pub groups: Vec<String>,
-    pub extra: Vec<(String, Vec<String>)>,
-}
 
 /// What every verb knows of its request.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +83,11 @@ impl Engine {
 
     pub fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// A uid for a new object.
+    pub fn new_uid(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
     }
 
     /// The row of a group's plural name.

@@ -32,7 +32,7 @@ pub use admission::{Admission, Operation, Verdict};
 pub use body::{FieldValidation, Warnings};
 pub use cache::{Change, Item};
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
-pub use engine::{Clock, Config, Engine, RequestContext, User, Written};
+pub use engine::{Clock, Config, Engine, RequestContext, Written};
 pub use list::{ListOptions, Listed, Match};
 pub use resource::{
     Act, Action, Cell, Column, Connect, Convert, PartHook, Resource, Scope, SelectableField, Subresource,

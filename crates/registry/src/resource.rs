@@ -1,5 +1,6 @@
 //! A row of the table of resources. Built-in kinds and custom ones are the same struct.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::{GroupKind, GroupResource, GroupVersionKind, Object};
@@ -182,23 +183,27 @@ pub struct SelectableField {
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `string`, `integer`, `date`, …
-    pub kind: &'static str,
-    /// `name` for the name's column, else empty.
-    pub format: &'static str,
-    pub description: &'static str,
+    pub kind: Cow<'static, str>,
+    /// `name` for the name's column, else mostly empty.
+    pub format: Cow<'static, str>,
+    pub description: Cow<'static, str>,
     /// 0 is shown always, 1 with `-o wide`.
-    pub priority: u8,
+    pub priority: i32,
 }
 
 /// A cell's value.
 pub type Cell = Value;
 
 /// How a kind prints: its columns and a row's cells in their order.
-pub struct Table {
-    pub columns: &'static [Column],
-    pub cells: fn(&Object, now: jiff::Timestamp) -> Vec<Cell>,
+pub trait Table: Send + Sync {
+    fn columns(&self) -> &[Column];
+    fn cells(&self, object: &Object, now: jiff::Timestamp) -> Vec<Cell>;
+    /// What the row says about its object's life, as `TableRowCondition`s.
+    fn conditions(&self, _object: &Object) -> Vec<Value> {
+        Vec::new()
+    }
 }
 
 /// One row.
@@ -229,7 +234,7 @@ pub struct Resource {
     pub answers_deleted: bool,
     /// The `apiVersion` of stored bytes, where another group's row shares them.
     pub stored_api_version: Option<String>,
-    pub table: Option<Table>,
+    pub table: Option<Arc<dyn Table>>,
     pub strategy: Arc<dyn Strategy>,
 }
 

@@ -10,6 +10,7 @@
 pub mod groups;
 pub mod kinds;
 mod row;
+pub mod tables;
 
 use std::sync::Arc;
 

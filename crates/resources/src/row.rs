@@ -168,8 +168,8 @@ impl Row {
         self
     }
 
-    pub fn table(mut self, table: Table) -> Row {
-        self.0.table = Some(table);
+    pub fn table(mut self, table: impl Table + 'static) -> Row {
+        self.0.table = Some(Arc::new(table));
         self
     }
 

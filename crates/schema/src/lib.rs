@@ -11,6 +11,7 @@ mod conform;
 mod defaults;
 mod docs;
 mod load;
+pub mod proto;
 mod types;
 
 pub use conform::{Conformed, TypeError};

@@ -78,10 +78,6 @@ impl Leases {
         Some(lease.keys)
     }
 
-    pub(crate) fn keys(&self, id: LeaseId) -> Option<&BTreeSet<Bytes>> {
-        self.by_id.get(&id).map(|lease| &lease.keys)
-    }
-
     /// Hangs a key on one lease and takes it from another; either may be 0, none.
     pub(crate) fn attach(&mut self, key: &Bytes, from: LeaseId, to: LeaseId) {
         if from == to {
@@ -109,11 +105,6 @@ impl Leases {
         let mut ids: Vec<_> = self.by_id.keys().copied().collect();
         ids.sort();
         ids
-    }
-
-    /// Leases with what they were granted, in no order.
-    pub(crate) fn granted(&self) -> impl Iterator<Item = (LeaseId, i64)> + '_ {
-        self.by_id.iter().map(|(id, lease)| (*id, lease.granted_seconds))
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -155,7 +146,7 @@ mod tests {
         let key = Bytes::from_static(b"/a");
         leases.attach(&key, LeaseId(0), LeaseId(1));
         leases.attach(&key, LeaseId(1), LeaseId(2));
-        assert!(leases.keys(LeaseId(1)).unwrap().is_empty());
+        assert!(leases.info(LeaseId(1), true, Instant::now()).unwrap().keys.is_empty());
         assert_eq!(leases.remove(LeaseId(2)).unwrap().len(), 1);
     }
 

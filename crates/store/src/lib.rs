@@ -3,6 +3,7 @@
 //! Start at [`contract`]: what a store promises.
 
 pub mod contract;
+pub mod embedded;
 mod lease;
 pub mod memory;
 mod txn;

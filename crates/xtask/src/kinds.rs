@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_table_is_read() {
         let names = names().unwrap();
-        for name in ["Pod", "pods", "Deployment", "ComponentStatus", "endpointslices", "IPAddress"] {
+        for name in ["Pod", "pods", "Deployment", "endpointslices", "IPAddress"] {
             assert!(names.contains(name), "{name}");
         }
     }

@@ -6,7 +6,7 @@ use registry::Verb;
 
 use super::gvk;
 use crate::kinds::{binding, configmap, event, eviction, namespace, node, pod, scale, secret, service};
-use crate::{Injected, Row, Settings};
+use crate::{Injected, Row, Settings, tables};
 
 fn core(kind: &str, plural: &str) -> Row {
     Row::new("", "v1", kind, plural)
@@ -14,10 +14,17 @@ fn core(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
     let mut rows = vec![
-        core("ConfigMap", "configmaps").short(&["cm"]).strategy(configmap::Strategy),
-        core("Endpoints", "endpoints").short(&["ep"]).at("services/endpoints"),
+        core("ConfigMap", "configmaps")
+            .table(tables::core::config_map())
+            .short(&["cm"])
+            .strategy(configmap::Strategy),
+        core("Endpoints", "endpoints")
+            .table(tables::network::endpoints())
+            .short(&["ep"])
+            .at("services/endpoints"),
         core("LimitRange", "limitranges").short(&["limits"]),
         core("Namespace", "namespaces")
+            .table(tables::core::namespace())
             .cluster()
             .short(&["ns"])
             .fields(&["status.phase"])
@@ -34,6 +41,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             ])
             .strategy(namespace::Strategy),
         core("Node", "nodes")
+            .table(tables::node::node())
             .cluster()
             .at("minions")
             .short(&["no"])
@@ -41,10 +49,23 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .status()
             .connect("proxy", Some(gvk("", "v1", "NodeProxyOptions")), Arc::new(node::Proxy))
             .strategy(node::Strategy),
-        core("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status().answers_deleted(),
-        core("PersistentVolume", "persistentvolumes").cluster().short(&["pv"]).status().answers_deleted(),
-        core("PodTemplate", "podtemplates").generation().answers_deleted(),
+        core("PersistentVolumeClaim", "persistentvolumeclaims")
+            .table(tables::storage::persistent_volume_claim())
+            .short(&["pvc"])
+            .status()
+            .answers_deleted(),
+        core("PersistentVolume", "persistentvolumes")
+            .table(tables::storage::persistent_volume())
+            .cluster()
+            .short(&["pv"])
+            .status()
+            .answers_deleted(),
+        core("PodTemplate", "podtemplates")
+            .table(tables::core::pod_template())
+            .generation()
+            .answers_deleted(),
         core("ReplicationController", "replicationcontrollers")
+            .table(tables::workload::replication_controller())
             .at("controllers")
             .short(&["rc"])
             .categories(&["all"])
@@ -52,14 +73,23 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .status()
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::ReplicationController)),
-        core("ResourceQuota", "resourcequotas").short(&["quota"]).status().answers_deleted(),
-        core("Secret", "secrets").fields(&["type"]).strategy(secret::Strategy),
-        core("ServiceAccount", "serviceaccounts").short(&["sa"]).answers_deleted().create(
-            "token",
-            gvk("authentication.k8s.io", "v1", "TokenRequest"),
-            injected.token_request.clone(),
-        ),
+        core("ResourceQuota", "resourcequotas")
+            .table(tables::core::resource_quota())
+            .short(&["quota"])
+            .status()
+            .answers_deleted(),
+        core("Secret", "secrets").table(tables::core::secret()).fields(&["type"]).strategy(secret::Strategy),
+        core("ServiceAccount", "serviceaccounts")
+            .table(tables::core::service_account())
+            .short(&["sa"])
+            .answers_deleted()
+            .create(
+                "token",
+                gvk("authentication.k8s.io", "v1", "TokenRequest"),
+                injected.token_request.clone(),
+            ),
         core("Service", "services")
+            .table(tables::network::service())
             .at("services/specs")
             .short(&["svc"])
             .categories(&["all"])
@@ -77,6 +107,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
 
 fn pods() -> Row {
     core("Pod", "pods")
+        .table(tables::pod::table())
         .short(&["po"])
         .categories(&["all"])
         .fields(&["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName"])

@@ -1,6 +1,6 @@
 //! Networking, discovery, nodes, scheduling, storage, devices.
 
-use crate::Row;
+use crate::{Row, tables};
 
 fn networking(kind: &str, plural: &str) -> Row {
     Row::new("networking.k8s.io", "v1", kind, plural)
@@ -16,26 +16,68 @@ fn resource(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
-        networking("Ingress", "ingresses").at("ingress").short(&["ing"]).status().generation(),
-        networking("IngressClass", "ingressclasses").cluster().generation(),
-        networking("IPAddress", "ipaddresses").cluster().short(&["ip"]).fields(&["spec.parentRef"]),
-        networking("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation(),
-        networking("ServiceCIDR", "servicecidrs").cluster().status(),
+        networking("Ingress", "ingresses")
+            .table(tables::network::ingress())
+            .at("ingress")
+            .short(&["ing"])
+            .status()
+            .generation(),
+        networking("IngressClass", "ingressclasses")
+            .table(tables::network::ingress_class())
+            .cluster()
+            .generation(),
+        networking("IPAddress", "ipaddresses")
+            .table(tables::network::ip_address())
+            .cluster()
+            .short(&["ip"])
+            .fields(&["spec.parentRef"]),
+        networking("NetworkPolicy", "networkpolicies")
+            .table(tables::network::network_policy())
+            .short(&["netpol"])
+            .generation(),
+        networking("ServiceCIDR", "servicecidrs").table(tables::network::service_cidr()).cluster().status(),
         Row::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+            .table(tables::network::endpoint_slice())
             .generation()
             .strategy(crate::kinds::endpointslice::Strategy),
-        Row::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster(),
-        Row::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").cluster().short(&["pc"]),
-        storage("CSIDriver", "csidrivers").answers_deleted(),
-        storage("CSINode", "csinodes").answers_deleted(),
-        Row::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities").answers_deleted(),
-        storage("StorageClass", "storageclasses").short(&["sc"]).answers_deleted(),
-        storage("VolumeAttachment", "volumeattachments").status().answers_deleted(),
-        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).answers_deleted(),
-        resource("DeviceClass", "deviceclasses").cluster().generation().answers_deleted(),
-        resource("ResourceClaim", "resourceclaims").status().answers_deleted(),
-        resource("ResourceClaimTemplate", "resourceclaimtemplates").answers_deleted(),
+        Row::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses")
+            .table(tables::node::runtime_class())
+            .cluster(),
+        Row::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
+            .table(tables::node::priority_class())
+            .cluster()
+            .short(&["pc"]),
+        storage("CSIDriver", "csidrivers").table(tables::storage::csi_driver()).answers_deleted(),
+        storage("CSINode", "csinodes").table(tables::storage::csi_node()).answers_deleted(),
+        Row::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities")
+            .table(tables::storage::csi_storage_capacity())
+            .answers_deleted(),
+        storage("StorageClass", "storageclasses")
+            .table(tables::storage::storage_class())
+            .short(&["sc"])
+            .answers_deleted(),
+        storage("VolumeAttachment", "volumeattachments")
+            .table(tables::storage::volume_attachment())
+            .status()
+            .answers_deleted(),
+        storage("VolumeAttributesClass", "volumeattributesclasses")
+            .table(tables::storage::volume_attributes_class())
+            .short(&["vac"])
+            .answers_deleted(),
+        resource("DeviceClass", "deviceclasses")
+            .table(tables::storage::plain_age())
+            .cluster()
+            .generation()
+            .answers_deleted(),
+        resource("ResourceClaim", "resourceclaims")
+            .table(tables::storage::resource_claim())
+            .status()
+            .answers_deleted(),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates")
+            .table(tables::storage::plain_age())
+            .answers_deleted(),
         resource("ResourceSlice", "resourceslices")
+            .table(tables::storage::resource_slice())
             .cluster()
             .fields(&["spec.driver", "spec.nodeName"])
             .generation()

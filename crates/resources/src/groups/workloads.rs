@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::Row;
 use crate::kinds::{scale, workload};
+use crate::{Row, tables};
 
 fn apps(kind: &str, plural: &str) -> Row {
     Row::new("apps", "v1", kind, plural)
@@ -11,9 +11,15 @@ fn apps(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
-        apps("ControllerRevision", "controllerrevisions"),
-        apps("DaemonSet", "daemonsets").short(&["ds"]).categories(&["all"]).status().generation(),
+        apps("ControllerRevision", "controllerrevisions").table(tables::workload::controller_revision()),
+        apps("DaemonSet", "daemonsets")
+            .table(tables::workload::daemon_set())
+            .short(&["ds"])
+            .categories(&["all"])
+            .status()
+            .generation(),
         apps("Deployment", "deployments")
+            .table(tables::workload::deployment())
             .short(&["deploy"])
             .categories(&["all"])
             .status()
@@ -21,33 +27,40 @@ pub(super) fn rows() -> Vec<Row> {
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector))
             .strategy(workload::Deployment),
         apps("ReplicaSet", "replicasets")
+            .table(tables::workload::replica_set())
             .short(&["rs"])
             .categories(&["all"])
             .field("status.replicas", &["status", "replicas"], "0")
             .status()
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector)),
-        apps("StatefulSet", "statefulsets").short(&["sts"]).categories(&["all"]).status().generation().view(
-            "scale",
-            scale::gvk(),
-            Arc::new(scale::Scale::Selector),
-        ),
+        apps("StatefulSet", "statefulsets")
+            .table(tables::workload::stateful_set())
+            .short(&["sts"])
+            .categories(&["all"])
+            .status()
+            .generation()
+            .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector)),
         Row::new("batch", "v1", "CronJob", "cronjobs")
+            .table(tables::workload::cron_job())
             .short(&["cj"])
             .categories(&["all"])
             .status()
             .generation(),
         Row::new("batch", "v1", "Job", "jobs")
+            .table(tables::workload::job())
             .categories(&["all"])
             .field("status.successful", &["status", "succeeded"], "0")
             .status()
             .generation()
             .strategy(workload::Job),
         Row::new("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            .table(tables::workload::horizontal_pod_autoscaler())
             .short(&["hpa"])
             .categories(&["all"])
             .status(),
         Row::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .table(tables::workload::pod_disruption_budget())
             .short(&["pdb"])
             .status()
             .generation(),

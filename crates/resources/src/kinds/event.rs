@@ -13,6 +13,7 @@ const KEPT_SECONDS: i64 = 3600;
 pub(crate) fn rows() -> Vec<Row> {
     // Both rows list the same paths in the same order: they share one cache.
     let core = Row::new("", "v1", "Event", "events")
+        .table(crate::tables::core::event())
         .short(&["ev"])
         .strategy(Strategy)
         .fields(&[
@@ -28,7 +29,10 @@ pub(crate) fn rows() -> Vec<Row> {
         ])
         .field("source", &["source", "component"], "")
         .fields(&["type"]);
-    let mut events = Row::new("events.k8s.io", "v1", "Event", "events").short(&["ev"]).strategy(Strategy);
+    let mut events = Row::new("events.k8s.io", "v1", "Event", "events")
+        .table(crate::tables::core::event())
+        .short(&["ev"])
+        .strategy(Strategy);
     let fields: [(&'static str, &'static [&'static str]); 11] = [
         ("regarding.kind", &["involvedObject", "kind"]),
         ("regarding.namespace", &["involvedObject", "namespace"]),

@@ -1,0 +1,164 @@
+//! Requests that are handed on: to kubelets (logs, exec, attach, port-forward), pods, services, nodes.
+
+use std::sync::Arc;
+
+use api::Status;
+use async_trait::async_trait;
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use registry::resource::{Connect, Target};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::body::Body;
+use crate::info::Info;
+use crate::server::{Call, Endpoint, Server};
+
+/// A byte stream to somewhere.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// Opens connections to targets, with TLS where the target's scheme says so.
+#[async_trait]
+pub trait Dialer: Send + Sync {
+    async fn dial(&self, target: &Target) -> std::io::Result<Box<dyn Wire>>;
+}
+
+/// Headers that speak of one hop.
+const HOP: &[&str] =
+    &["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding"];
+/// Headers that are the API server's own business.
+const PRIVATE: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
+
+impl Server {
+    pub(crate) async fn connect(
+        self: Arc<Self>,
+        mut call: Call,
+        endpoint: &Endpoint,
+        info: &Info,
+        connect: &dyn Connect,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let (name, port) = split_name(&info.name, connect);
+        let item = self.engine.get(&endpoint.resource, &info.namespace, &name, None).await?;
+        let object = item.object()?;
+        let mut target = connect.target(&self.engine, &object, &info.rest, call.raw_query()).await?;
+        if let Some((scheme, port)) = port {
+            target.scheme = scheme;
+            target.port = port.unwrap_or(target.port);
+        }
+        let upgrade = call.parts.extensions.remove::<OnUpgrade>();
+        let request = outgoing(&call, &target, body)?;
+        let response = self.send(&target, request).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgrade = upgrade.ok_or_else(|| {
+                Status::bad_request("unable to upgrade: this connection cannot change its protocol")
+            })?;
+            return Ok(join(upgrade, response));
+        }
+        let (mut parts, body) = response.into_parts();
+        drop_hop_headers(&mut parts.headers);
+        Ok(Response::from_parts(parts, Body::boxed(body)))
+    }
+
+    async fn send(
+        &self,
+        target: &Target,
+        request: Request<Body>,
+    ) -> Result<Response<hyper::body::Incoming>, Status> {
+        let unreachable = |e: &dyn std::fmt::Display| {
+            Status::failure(
+                if target.kubelet { 500 } else { 503 },
+                if target.kubelet { "InternalError" } else { "ServiceUnavailable" },
+                format!("error dialing backend: dial tcp {}:{}: {e}", target.host, target.port),
+            )
+        };
+        let wire = self.dialer.dial(target).await.map_err(|e| unreachable(&e))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(|e| unreachable(&e))?;
+        // Ends with the exchange: the connection serves this one request.
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to a backend ended");
+            }
+        });
+        sender.send_request(request).await.map_err(|e| unreachable(&e))
+    }
+}
+
+/// `https:name:8443` names a scheme and a port besides, where the target is HTTP of its own.
+fn split_name(name: &str, connect: &dyn Connect) -> (String, Option<(&'static str, Option<u16>)>) {
+    let parts: Vec<&str> = name.split(':').collect();
+    if !connect.verbs().contains(&"delete") {
+        return (name.to_owned(), None);
+    }
+    match parts.as_slice() {
+        [name, port] => ((*name).to_owned(), Some(("http", port.parse().ok()))),
+        ["https", name, port] => ((*name).to_owned(), Some(("https", port.parse().ok()))),
+        [_, name, port] => ((*name).to_owned(), Some(("http", port.parse().ok()))),
+        _ => (name.to_owned(), None),
+    }
+}
+
+fn outgoing(call: &Call, target: &Target, body: Body) -> Result<Request<Body>, Status> {
+    let mut request = Request::new(body);
+    *request.method_mut() = call.parts.method.clone();
+    *request.uri_mut() =
+        target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
+    let mut headers = call.parts.headers.clone();
+    let upgrade = headers.get(UPGRADE).cloned();
+    drop_hop_headers(&mut headers);
+    for name in PRIVATE {
+        headers.remove(*name);
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    let host = format!("{}:{}", target.host, target.port);
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(|e| Status::bad_request(e.to_string()))?);
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn drop_hop_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|n| n.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+    for name in HOP {
+        headers.remove(*name);
+    }
+}
+
+/// Both sides have changed their protocol: from here bytes are carried as they are.
+fn join(upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = backend.headers().clone();
+    let there = hyper::upgrade::on(&mut backend);
+    // Ends when either side closes.
+    tokio::spawn(async move {
+        let (here, there) = match tokio::try_join!(upgrade, there) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::debug!(%error, "an upgrade did not happen");
+                return;
+            }
+        };
+        let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));
+        if let Err(error) = tokio::io::copy_bidirectional(&mut here, &mut there).await {
+            tracing::debug!(%error, "a stream ended");
+        }
+    });
+    response
+}

@@ -1,0 +1,131 @@
+//! meta.k8s.io/v1 Table: a row of cells for each object.
+
+use std::borrow::Cow;
+
+use api::{Object, Status};
+use jiff::Timestamp;
+use registry::{Column, Listed};
+use serde::Serialize;
+use serde_json::{Value, json};
+use store::Revision;
+
+use crate::resource::list_meta;
+use crate::server::{Call, Endpoint};
+
+/// What a kind without columns of its own shows.
+const DEFAULT: &[Column] = &[
+    Column {
+        name: Cow::Borrowed("Name"),
+        kind: Cow::Borrowed("string"),
+        format: Cow::Borrowed("name"),
+        description: Cow::Borrowed(
+            "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+        ),
+        priority: 0,
+    },
+    Column {
+        name: Cow::Borrowed("Created At"),
+        kind: Cow::Borrowed("date"),
+        format: Cow::Borrowed(""),
+        description: Cow::Borrowed(
+            "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+        ),
+        priority: 0,
+    },
+];
+
+#[derive(Serialize)]
+pub(crate) struct Row {
+    cells: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<Value>,
+}
+
+/// What each row carries of its object: `?includeObject=`.
+fn object_of(object: &Object, endpoint: &Endpoint, call: &Call) -> Result<Option<Value>, Status> {
+    match call.query.get("includeObject") {
+        "" | "Metadata" => {
+            let metadata = object.0.get("metadata").cloned().unwrap_or_default();
+            Ok(Some(
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            ))
+        }
+        "None" => Ok(None),
+        "Object" => {
+            let mut object = object.clone();
+            object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
+            Ok(Some(object.into_value()))
+        }
+        other => Err(Status::bad_request(format!(
+            "unrecognized includeObject value: {}",
+            api::field::quote(other)
+        ))),
+    }
+}
+
+pub(crate) fn rows(
+    endpoint: &Endpoint,
+    objects: &[Object],
+    call: &Call,
+    now: Timestamp,
+) -> Result<Vec<Row>, Status> {
+    let rows = objects.iter().map(|object| {
+        let cells = match &endpoint.resource.table {
+            Some(table) => table.cells(object, now),
+            None => vec![object.name().into(), object.meta_str("creationTimestamp").into()],
+        };
+        let conditions = endpoint.resource.table.as_ref().map(|t| t.conditions(object)).unwrap_or_default();
+        Ok(Row { cells, conditions, object: object_of(object, endpoint, call)? })
+    });
+    rows.collect()
+}
+
+fn columns(endpoint: &Endpoint) -> Value {
+    let columns = endpoint.resource.table.as_ref().map_or(DEFAULT, |t| t.columns());
+    let all = columns.iter().map(|c| {
+        json!({
+            "name": c.name,
+            "type": c.kind,
+            "format": c.format,
+            "description": c.description,
+            "priority": c.priority,
+        })
+    });
+    all.collect()
+}
+
+fn table(endpoint: &Endpoint, rows: Vec<Row>, metadata: Value, call: &Call) -> Value {
+    let columns = if call.query.flag("noHeaders") { Value::Null } else { columns(endpoint) };
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+pub(crate) fn list(endpoint: &Endpoint, rows: Vec<Row>, listed: &Listed, call: &Call) -> Value {
+    table(endpoint, rows, json!(list_meta(listed)), call)
+}
+
+pub(crate) fn single(endpoint: &Endpoint, rows: Vec<Row>, revision: Revision, call: &Call) -> Value {
+    table(endpoint, rows, json!({"resourceVersion": revision.to_string()}), call)
+}
+
+/// A watch's table: the columns stand in the first event alone.
+pub(crate) fn event(
+    endpoint: &Endpoint,
+    rows: Vec<Row>,
+    revision: Revision,
+    call: &Call,
+    first: bool,
+) -> Value {
+    let mut value = single(endpoint, rows, revision, call);
+    if !first {
+        value["columnDefinitions"] = Value::Null;
+    }
+    value
+}

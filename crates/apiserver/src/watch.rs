@@ -1,0 +1,147 @@
+//! WATCH: events as lines of JSON, as they come.
+
+use api::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response};
+use registry::{Item, WatchEvent, Watcher};
+use serde_json::json;
+use store::Revision;
+
+use crate::body::{Body, Error};
+use crate::info::Info;
+use crate::negotiate::{self, Form};
+use crate::resource::{object_bytes, partial_bytes};
+use crate::server::{Call, Endpoint, Server};
+use crate::table;
+
+/// Events are gathered into chunks of about this many bytes when several are ready.
+const CHUNK: usize = 64 * 1024;
+
+/// What a watch's stream holds between events.
+struct Telling {
+    watcher: Watcher,
+    endpoint: Endpoint,
+    form: Form,
+    call: Call,
+    engine: std::sync::Arc<registry::Engine>,
+    first: bool,
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl Server {
+    pub(crate) async fn watch(
+        &self,
+        call: &Call,
+        endpoint: &Endpoint,
+        info: &Info,
+    ) -> Result<Response<Body>, Status> {
+        let accepted = negotiate::accepted(&call.parts.headers, true)?;
+        let options = call.query.watch(&endpoint.resource, &info.namespace, &info.name)?;
+        let timeout = call.query.timeout()?;
+        let watcher = self.engine.watch(&endpoint.resource, options).await?;
+        let telling = Telling {
+            watcher,
+            endpoint: Endpoint { resource: endpoint.resource.clone(), version: endpoint.version },
+            form: accepted.form,
+            call: Call {
+                parts: call.parts.clone(),
+                user: call.user.clone(),
+                query: crate::options::Query::parse(call.raw_query()),
+            },
+            engine: self.engine.clone(),
+            first: true,
+            deadline: timeout.map(|t| tokio::time::Instant::now() + t),
+        };
+        let stream = futures::stream::unfold(telling, |mut telling| async move {
+            let chunk = telling.chunk().await?;
+            Some((Ok::<Bytes, Error>(chunk), telling))
+        });
+        let mut response = Response::new(Body::stream(stream));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        Ok(response)
+    }
+}
+
+impl Telling {
+    /// The next events; `None` when the watch is over.
+    async fn chunk(&mut self) -> Option<Bytes> {
+        let event = match self.deadline {
+            None => self.watcher.next().await,
+            Some(deadline) => tokio::time::timeout_at(deadline, self.watcher.next()).await.ok().flatten(),
+        }?;
+        let mut out = BytesMut::new();
+        self.write(&mut out, event);
+        while out.len() < CHUNK
+            && let Some(event) = self.watcher.next_ready()
+        {
+            self.write(&mut out, event);
+        }
+        Some(out.freeze())
+    }
+
+    fn write(&mut self, out: &mut BytesMut, event: WatchEvent) {
+        match event {
+            WatchEvent::Added(item) => self.write_item(out, "ADDED", &item),
+            WatchEvent::Modified(item) => self.write_item(out, "MODIFIED", &item),
+            WatchEvent::Deleted(item) => self.write_item(out, "DELETED", &item),
+            WatchEvent::Bookmark { revision, initial_end } => {
+                let object = self.bookmark(revision, initial_end);
+                frame(out, "BOOKMARK", object.to_string().as_bytes());
+            }
+            WatchEvent::Error(status) => {
+                let bytes = serde_json::to_vec(&status).expect("a Status serialises");
+                frame(out, "ERROR", &bytes);
+            }
+        }
+    }
+
+    fn write_item(&mut self, out: &mut BytesMut, kind: &str, item: &Item) {
+        let object = match self.form {
+            Form::Object => object_bytes(&self.endpoint, item),
+            Form::Metadata => Ok(partial_bytes(item)),
+            Form::Table => self.table_bytes(item),
+        };
+        match object {
+            Ok(bytes) => frame(out, kind, &bytes),
+            Err(status) => {
+                let bytes = serde_json::to_vec(&status).expect("a Status serialises");
+                frame(out, "ERROR", &bytes);
+            }
+        }
+    }
+
+    fn table_bytes(&mut self, item: &Item) -> Result<Bytes, Status> {
+        let object = item.object()?;
+        let rows = table::rows(&self.endpoint, std::slice::from_ref(&object), &self.call, self.engine.now())?;
+        let table = table::event(&self.endpoint, rows, item.revision, &self.call, self.first);
+        self.first = false;
+        serde_json::to_vec(&table).map(Into::into).map_err(Status::internal)
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> serde_json::Value {
+        let resource = &self.endpoint.resource;
+        let (api_version, kind) = match self.form {
+            Form::Object => (resource.api_version(self.endpoint.version), resource.kind.as_str()),
+            Form::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadata"),
+            Form::Table => ("meta.k8s.io/v1".to_owned(), "Table"),
+        };
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if self.form == Form::Object {
+            metadata["creationTimestamp"] = serde_json::Value::Null;
+        }
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        json!({"kind": kind, "apiVersion": api_version, "metadata": metadata})
+    }
+}
+
+fn frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
+    out.reserve(object.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+}

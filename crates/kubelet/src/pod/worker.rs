@@ -1,0 +1,524 @@
+//! One pod's owner: wakes on news, looks, plans, and sets work going.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::{self, Backoff};
+use super::memory::{Dead, End, Failure, Job, Memory, Torn};
+use super::observed::{self, Observed, State};
+use super::plan::{Action, Plan, View, plan};
+use super::work::{Done, Finished, Work};
+use super::{container, patch, references, spec, status, termination};
+use crate::context::Context;
+use crate::events::Type;
+use crate::names;
+use crate::probe::{self, Report};
+use crate::source::objects::Held;
+use crate::volume;
+use crate::workers::Registry;
+
+/// What a pod is to be.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    /// The mirror pod of a static pod, where the API has it.
+    pub mirror: Option<Arc<Pod>>,
+    /// The pod exists no more where it came from.
+    pub gone: bool,
+}
+
+pub struct Worker {
+    ctx: Arc<Context>,
+    desired: watch::Receiver<Desired>,
+    wake: Arc<Notify>,
+    registry: Arc<Registry>,
+    pod: Arc<Pod>,
+    mirror: Option<Arc<Pod>>,
+    held: Arc<Held>,
+    references: references::References,
+    observed: Observed,
+    memory: Memory,
+    jobs: JoinSet<Finished>,
+    writing: bool,
+    write_failures: Option<(Backoff, Timestamp)>,
+    look_again: Option<Timestamp>,
+    probes: probe::Set,
+    reports: mpsc::Receiver<Report>,
+    reported: BTreeSet<(String, u32)>,
+    /// Cancelled when nothing of the pod is to be started any more.
+    starting: CancellationToken,
+}
+
+impl Worker {
+    pub fn new(
+        ctx: Arc<Context>,
+        desired: watch::Receiver<Desired>,
+        wake: Arc<Notify>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        let first = desired.borrow().clone();
+        let references = references::of(&first.pod);
+        let held = hold(&ctx, &first.pod, &references, &wake);
+        let (probes, reports) = probe::Set::new(ctx.clone());
+        let starting = CancellationToken::new();
+        Self {
+            desired,
+            wake,
+            registry,
+            pod: first.pod,
+            mirror: first.mirror,
+            held,
+            references,
+            observed: Observed::default(),
+            memory: Memory { gone: first.gone, ..Memory::default() },
+            jobs: JoinSet::new(),
+            writing: false,
+            write_failures: None,
+            look_again: None,
+            probes,
+            reports,
+            reported: BTreeSet::new(),
+            starting,
+            ctx,
+        }
+    }
+
+    /// Runs until the pod is gone, or the kubelet stops, which leaves the pod as it is.
+    pub async fn run(mut self) {
+        let stop = self.ctx.stop.clone();
+        self.observe().await;
+        loop {
+            let wake_at = self.step();
+            if self.memory.gone && self.memory.torn == Torn::Removed && self.jobs.is_empty() {
+                return;
+            }
+            let sleep =
+                wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+            let timer = async {
+                match sleep {
+                    // A little late rather than a little early, which would make it two.
+                    Some(sleep) => tokio::time::sleep(sleep + Duration::from_millis(1)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => self.desire(),
+                    Err(_) => return,
+                },
+                () = self.wake.notified() => {
+                    self.retry_missing();
+                    self.observe().await;
+                }
+                Some(finished) = self.jobs.join_next() => self.finish(finished).await,
+                Some(report) = self.reports.recv() => self.report(&report),
+                () = timer => {
+                    if self.look_again.is_some() {
+                        self.observe().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the pod is to be now.
+    fn desire(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        self.memory.gone |= desired.gone;
+        let version =
+            |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
+        let newer = |new: &Pod, old: &Pod| match (version(new), version(old)) {
+            (Some(new), Some(old)) => new > old,
+            _ => true,
+        };
+        if let Some(mirror) = desired.mirror {
+            let known = self.mirror.as_ref();
+            if known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid || newer(&mirror, known)) {
+                self.mirror = Some(mirror);
+            }
+        } else {
+            self.mirror = None;
+        }
+        if desired.gone || !newer(&desired.pod, &self.pod) {
+            return;
+        }
+        let changed = desired.pod.spec != self.pod.spec;
+        self.pod = desired.pod;
+        if changed {
+            self.memory.failures.clear();
+            self.memory.images.clear();
+            let references = references::of(&self.pod);
+            if references != self.references {
+                self.held = hold(&self.ctx, &self.pod, &references, &self.wake);
+                self.references = references;
+            }
+        }
+        // Labels and annotations may be part of files.
+        self.memory.volumes_ready = false;
+        self.memory.volumes_failed = None;
+    }
+
+    /// An object the pod refers to may have come or changed: files and what waits for it are tried again.
+    fn retry_missing(&mut self) {
+        if self.references != references::References::default() {
+            self.memory.volumes_ready = false;
+            self.memory.volumes_failed = None;
+            self.memory.failures.retain(|_, failure| failure.reason != "CreateContainerConfigError");
+        }
+    }
+
+    /// Looks at what the runtime has.
+    async fn observe(&mut self) {
+        let uid = names::uid(&self.pod).to_owned();
+        match Observed::load(self.ctx.runtime.as_ref(), &uid, &self.observed).await {
+            Ok(observed) => self.seen(observed),
+            Err(error) => {
+                tracing::warn!(pod = names::full(&self.pod), %error, "cannot ask the runtime");
+                self.look_again = Timestamp::now().checked_add(Duration::from_secs(1)).ok();
+            }
+        }
+    }
+
+    fn seen(&mut self, mut observed: Observed) {
+        self.look_again = None;
+        let pod_dir = self.ctx.config.pod_dir(names::uid(&self.pod));
+        for one in &mut observed.containers {
+            let known = self.observed.container(&one.id).is_some_and(|known| known.state == State::Exited);
+            if one.state == State::Exited && !known {
+                let file = container::termination_file(&pod_dir, &one.name, one.restart_count);
+                match termination::message(one, &file) {
+                    Ok(message) if !message.is_empty() => one.message = message,
+                    Ok(_) => {}
+                    Err(error) => one.message = format!("Error reading termination log: {error}"),
+                }
+            }
+        }
+        self.registry
+            .sandboxes(names::uid(&self.pod), observed.sandboxes.iter().map(|sandbox| sandbox.id.as_str()));
+        self.observed = observed;
+        let running: BTreeSet<&str> = self
+            .observed
+            .containers
+            .iter()
+            .filter(|one| one.state == State::Running)
+            .map(|one| one.id.as_str())
+            .collect();
+        self.probes.retain(|id| running.contains(id));
+        self.memory.probes.retain(|id, _| running.contains(id.as_str()));
+        self.start_probes();
+    }
+
+    fn start_probes(&mut self) {
+        let ip = self.ips().first().cloned().unwrap_or_default();
+        for one in self.observed.containers.iter().filter(|one| one.state == State::Running) {
+            let Some((kind, container)) = spec::find(&self.pod, &one.name) else { continue };
+            if matches!(kind, spec::Kind::Sidecar | spec::Kind::Main) {
+                let started = self.memory.started(&container, one);
+                self.probes.start(&self.pod, &container, &one.id, &ip, started);
+            }
+        }
+    }
+
+    /// Addresses the pod is reached at.
+    fn ips(&self) -> Vec<String> {
+        if names::host_network(&self.pod) {
+            return self.ctx.host.ips.clone();
+        }
+        self.observed.sandboxes.first().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
+    }
+
+    fn report(&mut self, report: &Report) {
+        let Some(one) = self.observed.container(&report.container) else { return };
+        let container = spec::find(&self.pod, &one.name).map(|(_, container)| container);
+        let probed = self.memory.probes.entry(report.container.clone()).or_default();
+        let grace = |probe: Option<k8s_openapi::api::core::v1::Probe>| {
+            let seconds = probe.and_then(|probe| probe.termination_grace_period_seconds)?;
+            u64::try_from(seconds).ok().map(Duration::from_secs)
+        };
+        match (report.probe, report.ok) {
+            (probe::Kind::Startup, true) => probed.started = Some(true),
+            (probe::Kind::Startup, false) => {
+                let grace = grace(container.and_then(|container| container.startup_probe));
+                probed.dead = Some(Dead { probe: "startup", grace });
+            }
+            (probe::Kind::Liveness, true) => probed.dead = None,
+            (probe::Kind::Liveness, false) => {
+                let grace = grace(container.and_then(|container| container.liveness_probe));
+                probed.dead = Some(Dead { probe: "liveness", grace });
+            }
+            (probe::Kind::Readiness, ok) => probed.ready = Some(ok),
+        }
+        self.start_probes();
+    }
+
+    /// The pod with the status the API holds, wherever that is kept.
+    fn known(&self) -> Arc<Pod> {
+        if !names::is_static(&self.pod) {
+            return self.pod.clone();
+        }
+        let mut pod = self.pod.as_ref().clone();
+        if let Some(mirror) = &self.mirror {
+            pod.status.clone_from(&mirror.status);
+        }
+        Arc::new(pod)
+    }
+
+    /// Plans, sets work going, and writes what has changed; when to plan again at the latest.
+    fn step(&mut self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let pod = self.known();
+        self.check_deadline(&pod, now);
+        let view = View { pod: &pod, observed: &self.observed, memory: &self.memory, now };
+        if view.ending() && self.memory.ending_since.is_none() {
+            self.memory.ending_since = Some(now);
+            self.starting.cancel();
+        }
+        let view = View { pod: &pod, observed: &self.observed, memory: &self.memory, now };
+        let status = status::status(&view, &self.ctx.host);
+        let write_at = self.write(&pod, status, now);
+        let view = View { pod: &pod, observed: &self.observed, memory: &self.memory, now };
+        let Plan { actions, wake_at } = plan(&view);
+        for action in actions {
+            self.act(action, now);
+        }
+        let renewal = self.renewal(now);
+        [wake_at, write_at, self.look_again, renewal].into_iter().flatten().min()
+    }
+
+    /// When tokens among the files are due; those that are make the volumes be set up again.
+    fn renewal(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.memory.torn != Torn::No {
+            return None;
+        }
+        let due = volume::renew_at(&self.pod, &self.ctx.tokens)?;
+        if due <= now && !self.memory.busy.contains(&Job::Volumes) {
+            self.memory.volumes_ready = false;
+            return Some(now);
+        }
+        Some(due.max(now.checked_add(Duration::from_secs(1)).unwrap_or(due)))
+    }
+
+    fn check_deadline(&mut self, pod: &Pod, now: Timestamp) {
+        let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+        let (Some(started), Some(seconds)) = (started, spec::spec(pod).active_deadline_seconds) else {
+            return;
+        };
+        let over =
+            started.0.checked_add(Duration::from_secs(seconds.unsigned_abs())).is_ok_and(|at| at <= now);
+        let terminal = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if over && self.memory.end.is_none() && !matches!(terminal, Some("Succeeded" | "Failed")) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.ctx.recorder.pod(pod, Type::Normal, "DeadlineExceeded", message);
+            self.memory.end = Some(End { reason: "DeadlineExceeded", message: message.into() });
+        }
+    }
+
+    /// Writes the status where it is not what the API has; when to try again at the latest.
+    fn write(&mut self, pod: &Arc<Pod>, status: PodStatus, now: Timestamp) -> Option<Timestamp> {
+        let target = if names::is_static(pod) { self.mirror.clone() } else { Some(self.pod.clone()) };
+        let Some(target) = target.filter(|_| !self.memory.gone) else {
+            self.memory.status_written = true;
+            return None;
+        };
+        let old = target.status.clone().unwrap_or_default();
+        let same = patch::status("", &old, &status).is_none();
+        self.memory.status_written = same;
+        if same || self.writing {
+            return None;
+        }
+        if let Some((backoff, failed)) = &self.write_failures
+            && let Some(until) = backoff.until(*failed, now)
+        {
+            return Some(until);
+        }
+        self.writing = true;
+        let work = self.work();
+        self.jobs.spawn(async move { (None, work.status(target, status).await) });
+        None
+    }
+
+    fn work(&self) -> Work {
+        Work { ctx: self.ctx.clone(), pod: self.pod.clone(), held: self.held.clone(), ips: self.ips() }
+    }
+
+    fn act(&mut self, action: Action, now: Timestamp) {
+        let job = action.job();
+        let again = match &action {
+            Action::Stop { id, .. } => self.memory.is_stopping(id).is_some(),
+            _ => false,
+        };
+        let work = self.work();
+        let observed = self.observed.clone();
+        let starting = self.starting.clone();
+        let done: futures::future::BoxFuture<'static, Done> = match action {
+            Action::SetUpVolumes => Box::pin(work.volumes()),
+            Action::RunSandbox { attempt, stop } => Box::pin(work.sandbox(attempt, stop)),
+            Action::EnsureImage { container } => Box::pin(async move {
+                let name = container.clone();
+                let ended = || Done::Image {
+                    container: name,
+                    result: Err(super::images::Missing {
+                        reason: "ErrImagePull",
+                        message: "pull canceled".into(),
+                    }),
+                };
+                starting.run_until_cancelled(work.image(container)).await.unwrap_or_else(ended)
+            }),
+            Action::Start { container, attempt, sandbox } => {
+                self.count_restart(&container, now);
+                self.memory.attempts.insert(container.clone(), attempt);
+                let Some(image) = self.memory.images.get(&container).cloned() else { return };
+                let number = observed.sandboxes.first().map_or(0, |sandbox| sandbox.attempt);
+                Box::pin(work.start(container, attempt, sandbox, number, image))
+            }
+            Action::Stop { .. } => Box::pin(work.stop(action, again)),
+            Action::RemoveContainer { id } => {
+                let log_path = observed.container(&id).map(|one| one.log_path.clone()).unwrap_or_default();
+                Box::pin(work.remove(id, log_path))
+            }
+            Action::TearDown { remove } => Box::pin(work.tear_down(observed, remove)),
+            Action::Delete => Box::pin(work.delete()),
+            Action::ReportBackOff { container, attempt } => {
+                if self.reported.insert((container.clone(), attempt)) {
+                    let pod = names::full(&self.pod);
+                    let text = format!("Back-off restarting failed container {container} in pod {pod}");
+                    self.ctx.recorder.container(&self.pod, &container, Type::Warning, "BackOff", text);
+                }
+                return;
+            }
+        };
+        self.memory.busy.extend(job.clone());
+        self.jobs.spawn(async move { (job, done.await) });
+    }
+
+    /// A container that has run before is started again: the next time it waits longer.
+    fn count_restart(&mut self, name: &str, now: Timestamp) {
+        let Some(last) = self.observed.latest(name).filter(|one| one.state == State::Exited) else { return };
+        let failed = observed::time(last.finished_at).unwrap_or(now);
+        let next = Backoff::next(self.memory.backoffs.get(name), failed, now);
+        self.memory.backoffs.insert(name.to_owned(), next);
+    }
+
+    /// A failure of this reason, with the time of its next try.
+    fn failure(&mut self, key: &str, reason: &'static str, message: String) -> Failure {
+        let now = Timestamp::now();
+        let next = Backoff::next(self.memory.backoffs.get(key), now, now);
+        let retry_at = now.checked_add(next.delay()).ok();
+        self.memory.backoffs.insert(key.to_owned(), next);
+        Failure { reason, message, at: now, retry_at }
+    }
+
+    async fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let (job, done) = match finished {
+            Ok(finished) => finished,
+            // A task that panicked leaves its job in hand: the panic has been told, and nothing loops.
+            Err(error) => return tracing::error!(pod = names::full(&self.pod), %error, "work ended badly"),
+        };
+        if let Some(job) = &job {
+            self.memory.busy.remove(job);
+        }
+        match done {
+            Done::Sandbox(result) => {
+                self.memory.sandbox_failed =
+                    result.err().map(|message| self.failure("sandbox", "FailedCreatePodSandBox", message));
+                self.observe().await;
+            }
+            Done::Volumes(Ok(())) => {
+                self.memory.volumes_ready = true;
+                self.memory.volumes_failed = None;
+                self.memory.backoffs.remove("volumes");
+            }
+            Done::Volumes(Err(message)) => {
+                self.memory.volumes_failed = Some(self.failure("volumes", "FailedMount", message));
+            }
+            Done::Image { container, result: Ok(image) } => {
+                self.memory.backoffs.remove(&format!("image/{container}"));
+                self.memory.failures.remove(&container);
+                self.memory.images.insert(container, image);
+            }
+            Done::Image { container, result: Err(missing) } => {
+                let failure = self.failure(&format!("image/{container}"), missing.reason, missing.message);
+                self.memory.failures.insert(container, failure);
+            }
+            Done::Start { container, result } => {
+                self.memory.images.remove(&container);
+                self.memory.failures.remove(&container);
+                if let Err(refused) = result {
+                    let failure =
+                        self.failure(&format!("start/{container}"), refused.reason, refused.message);
+                    self.memory.failures.insert(container, failure);
+                }
+                self.observe().await;
+            }
+            Done::Stop(result) | Done::Remove(result) => {
+                if let Err(error) = result {
+                    tracing::warn!(pod = names::full(&self.pod), ?job, %error, "the runtime refuses");
+                    self.look_again = Timestamp::now().checked_add(Duration::from_secs(1)).ok();
+                }
+                self.observe().await;
+            }
+            Done::TearDown { remove, result: Ok(()) } => {
+                self.memory.torn = if remove { Torn::Removed } else { Torn::Stopped };
+            }
+            Done::TearDown { result: Err(message), .. } => self.pause(Job::TearDown, "teardown", message),
+            Done::Delete(Ok(())) => {}
+            Done::Delete(Err(error)) => self.pause(Job::Delete, "delete", error.to_string()),
+            Done::Status(written) => self.written(*written),
+        }
+    }
+
+    /// Keeps a job that failed in hand until its next try is due.
+    fn pause(&mut self, job: Job, key: &str, message: String) {
+        let failure = self.failure(key, "Failed", message);
+        tracing::warn!(pod = names::full(&self.pod), ?job, message = failure.message, "will be tried again");
+        let wait = failure.retry_at.map(|at| at.duration_since(failure.at)).unwrap_or_default();
+        let wait = Duration::try_from(wait).unwrap_or_default();
+        self.memory.busy.insert(job.clone());
+        self.jobs.spawn(async move {
+            tokio::time::sleep(wait).await;
+            (Some(job), Done::Remove(Ok(())))
+        });
+    }
+
+    fn written(&mut self, written: kube::Result<Option<Pod>>) {
+        self.writing = false;
+        match written {
+            Ok(Some(pod)) => {
+                self.write_failures = None;
+                if names::is_static(&self.pod) {
+                    self.mirror = Some(Arc::new(pod));
+                } else {
+                    self.pod = Arc::new(pod);
+                }
+            }
+            // The pod is gone or another one by now; the watch will say so.
+            Ok(None) => self.note_write_failure(),
+            Err(error) => {
+                tracing::warn!(pod = names::full(&self.pod), %error, "cannot write the status");
+                self.note_write_failure();
+            }
+        }
+    }
+
+    fn note_write_failure(&mut self) {
+        let now = Timestamp::now();
+        let before = self.write_failures.as_ref().map(|(backoff, _)| backoff);
+        let next = Backoff::next(before, now, now);
+        tracing::debug!(delay = backoff::shown(next.delay()), "status will be written again");
+        self.write_failures = Some((next, now));
+    }
+}
+
+fn hold(ctx: &Context, pod: &Pod, references: &references::References, wake: &Arc<Notify>) -> Arc<Held> {
+    let config_maps = references.config_maps.iter().cloned();
+    let secrets = references.secrets.iter().cloned();
+    Arc::new(Held::new(&ctx.objects, names::namespace(pod), config_maps, secrets, wake))
+}

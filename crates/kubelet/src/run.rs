@@ -1,0 +1,126 @@
+//! Putting the parts together.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::events;
+use crate::node::{self, Machine};
+use crate::pod::fields::Allocatable;
+use crate::pod::status::Host;
+use crate::source::static_pods::{self, Mirrors};
+use crate::source::{objects::Objects, pods, services};
+use crate::volume::Tokens;
+use crate::workers::Registry;
+
+/// Why the kubelet cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the container runtime does not answer: {0}")]
+    Runtime(#[from] cri::Error),
+    #[error("{action} {path}: {source}")]
+    File {
+        action: &'static str,
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs the node's kubelet until `stop` is cancelled. Pods are left running then; the next kubelet takes
+/// them over.
+///
+/// # Errors
+/// Where the runtime does not answer or the kubelet's directories cannot be made.
+pub async fn run(
+    config: Config,
+    client: Client,
+    runtime: Arc<dyn cri::Runtime>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    for dir in [&config.root_dir, &config.pod_logs_dir] {
+        std::fs::create_dir_all(dir).map_err(|source| Error::File {
+            action: "create",
+            path: dir.clone(),
+            source,
+        })?;
+    }
+    let version = runtime.version().await?;
+    let machine = Machine::probe(&config.root_dir);
+    let allocatable = machine.allocatable(&config);
+    let amount = |name: &str| allocatable.get(name).copied().unwrap_or(api::Quantity::ZERO);
+    let tasks = TaskTracker::new();
+    let (recorder, writer) = events::channel(client.clone(), &config.node_name);
+    let (services, service_follower) = services::channel(client.clone());
+    let ctx = Arc::new(Context {
+        host: Host {
+            ips: config.node_ips.iter().map(ToString::to_string).collect(),
+            runtime: version.runtime_name,
+        },
+        memory: machine.memory,
+        allocatable: Allocatable {
+            cpu_milli: amount("cpu").milli(),
+            memory: amount("memory").value(),
+            ephemeral_storage: amount("ephemeral-storage").value(),
+        },
+        objects: Objects::new(&client, &tasks, &stop),
+        tokens: Tokens::new(client.clone()),
+        services,
+        recorder,
+        runtime,
+        client,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        config,
+    });
+    let registry = Arc::new(Registry::default());
+    let mirrors = Arc::new(Mirrors::default());
+    let until_stopped = |task: futures::future::BoxFuture<'static, ()>| {
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(task).await });
+    };
+    until_stopped(Box::pin(writer.run()));
+    until_stopped(Box::pin(service_follower.run()));
+    until_stopped(Box::pin(follow_runtime(ctx.clone(), registry.clone())));
+    until_stopped(Box::pin(node::keep(ctx.clone(), machine, None)));
+    until_stopped(Box::pin(node::renew(ctx.clone())));
+    let (ready, listed) = oneshot::channel();
+    until_stopped(Box::pin(pods::follow(ctx.clone(), registry.clone(), mirrors.clone(), ready)));
+    if let Some(dir) = ctx.config.pod_manifest_path.clone() {
+        let (ctx, registry) = (ctx.clone(), registry.clone());
+        until_stopped(Box::pin(async move {
+            if let Err(error) = static_pods::follow(ctx, registry, mirrors, dir.clone()).await {
+                tracing::error!(dir = %dir.display(), %error, "cannot follow static pods");
+            }
+        }));
+    }
+    let orphans = (ctx.clone(), registry.clone());
+    until_stopped(Box::pin(async move {
+        if listed.await.is_ok()
+            && let Err(error) = pods::end_orphans(&orphans.0, &orphans.1).await
+        {
+            tracing::warn!(%error, "cannot look for pods that were deleted meanwhile");
+        }
+    }));
+    stop.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+/// Follows the runtime's events, again after each time it went away.
+async fn follow_runtime(ctx: Arc<Context>, registry: Arc<Registry>) {
+    loop {
+        if let Err(error) = pods::runtime_events(ctx.clone(), registry.clone()).await {
+            tracing::warn!(%error, "no events from the runtime");
+        }
+        // What happened meanwhile was not heard.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        registry.wake_all();
+    }
+}

@@ -1,0 +1,162 @@
+//! Files replaced all at once.
+//!
+//! ```text
+//! volume/..2026_11_21_06_00_00.123456789/config.yaml   the files themselves
+//! volume/..data -> ..2026_11_21_06_00_00.123456789     what is current; replaced by rename
+//! volume/config.yaml -> ..data/config.yaml             what users open
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Error, Payload};
+
+const DATA: &str = "..data";
+
+/// Makes `payload` what `volume` shows. Does nothing where it does already.
+///
+/// # Errors
+/// For a path that leaves the volume, or what the host refuses.
+pub fn write(volume: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<(), Error> {
+    for path in payload.keys() {
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || path.starts_with(DATA) || path.to_string_lossy().starts_with("..") {
+            return Err(Error::Refused(format!("invalid path {:?}", path.display())));
+        }
+    }
+    let data = volume.join(DATA);
+    let current = fs::read_link(&data).ok();
+    if current.is_some() && shows(&data, payload) {
+        return Ok(());
+    }
+    let stamp = Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%N").to_string();
+    let fresh = volume.join(&stamp);
+    write_files(&fresh, payload, fs_group)?;
+    let next = volume.join("..data_tmp");
+    remove(&next)?;
+    symlink(&stamp, &next).map_err(Error::file("link", &next))?;
+    fs::rename(&next, &data).map_err(Error::file("rename", &data))?;
+    let tops: BTreeSet<&Path> = payload
+        .keys()
+        .filter_map(|path| path.components().next())
+        .map(|top| Path::new(top.as_os_str()))
+        .collect();
+    for top in &tops {
+        let link = volume.join(top);
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(Path::new(DATA).join(top), &link).map_err(Error::file("link", &link))?;
+        }
+    }
+    for entry in fs::read_dir(volume).map_err(Error::file("read", volume))? {
+        let entry = entry.map_err(Error::file("read", volume))?;
+        let name = entry.file_name();
+        let own = name.to_string_lossy().starts_with("..");
+        if !own && !tops.contains(Path::new(&name)) {
+            remove(&entry.path())?;
+        }
+    }
+    if let Some(old) = current {
+        let old = volume.join(old);
+        fs::remove_dir_all(&old).or_else(ignore_missing).map_err(Error::file("remove", &old))?;
+    }
+    Ok(())
+}
+
+fn write_files(dir: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<(), Error> {
+    fs::create_dir(dir).map_err(Error::file("create", dir))?;
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(Error::file("chmod", dir))?;
+    let group = fs_group.and_then(|group| u32::try_from(group).ok());
+    for (path, file) in payload {
+        let target = dir.join(path);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
+        }
+        fs::write(&target, &file.data).map_err(Error::file("write", &target))?;
+        let mut mode = file.mode;
+        if group.is_some() {
+            mode |= 0o440;
+            lchown(&target, None, group).map_err(Error::file("chown", &target))?;
+        }
+        if let Some(owner) = file.owner {
+            lchown(&target, Some(owner), None).map_err(Error::file("chown", &target))?;
+        }
+        fs::set_permissions(&target, Permissions::from_mode(mode)).map_err(Error::file("chmod", &target))?;
+    }
+    Ok(())
+}
+
+/// Whether `data` holds exactly what `payload` says.
+fn shows(data: &Path, payload: &Payload) -> bool {
+    let same = |(path, file): (&PathBuf, &super::payload::File)| {
+        fs::read(data.join(path)).is_ok_and(|content| content == file.data)
+            && fs::metadata(data.join(path))
+                .is_ok_and(|found| found.permissions().mode() & 0o777 & file.mode == file.mode)
+    };
+    payload.iter().all(same) && count(data) == payload.len()
+}
+
+fn count(dir: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    entries.flatten().map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    fs::remove_file(path).or_else(ignore_missing).map_err(Error::file("remove", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::payload::File;
+    use super::*;
+
+    fn payload(files: &[(&str, &str)]) -> Payload {
+        let file = |text: &str| File { data: text.into(), mode: 0o644, owner: None };
+        files.iter().map(|(path, text)| (PathBuf::from(path), file(text))).collect()
+    }
+
+    fn check(files: &[&[(&str, &str)]], want: &[(&str, &str)]) {
+        let dir = tempfile::tempdir().unwrap();
+        for files in files {
+            write(dir.path(), &payload(files), None).unwrap();
+        }
+        let mut shown: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .filter(|name| !name.starts_with(".."))
+            .collect();
+        shown.sort();
+        let mut tops: Vec<_> = want.iter().map(|(path, _)| path.split('/').next().unwrap()).collect();
+        tops.dedup();
+        assert_eq!(shown, tops);
+        for (path, text) in want {
+            assert_eq!(fs::read_to_string(dir.path().join(path)).unwrap(), *text);
+        }
+        let hidden = fs::read_dir(dir.path()).unwrap().count() - shown.len();
+        assert_eq!(hidden, 2, "..data and the one directory it points to");
+    }
+
+    #[test]
+    fn files_are_replaced_together() {
+        check(&[&[("a", "1"), ("b/c", "2")]], &[("a", "1"), ("b/c", "2")]);
+        check(&[&[("a", "1"), ("b", "2")], &[("a", "3"), ("d", "4")]], &[("a", "3"), ("d", "4")]);
+        check(&[&[("a", "1")], &[("a", "1")]], &[("a", "1")]);
+        check(&[&[("a", "1")], &[]], &[]);
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["../x", "/x", "..data/x", "..x"] {
+            assert!(write(dir.path(), &payload(&[(path, "")]), None).is_err(), "{path}");
+        }
+    }
+}

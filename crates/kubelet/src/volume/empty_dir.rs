@@ -1,0 +1,39 @@
+//! `emptyDir`: a directory that lives as long as its pod, on the node's disk or in memory.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use api::Quantity;
+use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
+use rustix::mount::{MountFlags, mount};
+
+use super::{Error, ownership};
+
+pub fn set_up(path: &Path, source: &EmptyDirVolumeSource, fs_group: Option<i64>) -> Result<(), Error> {
+    let fresh = !path.exists();
+    fs::create_dir_all(path).map_err(Error::file("create", path))?;
+    if source.medium.as_deref() == Some("Memory") && !is_mount(path)? {
+        let limit = source.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok());
+        let options = match limit.map(Quantity::value) {
+            Some(limit @ 1..) => format!("size={limit},mode=0777"),
+            _ => "mode=0777".to_owned(),
+        };
+        let options = std::ffi::CString::new(options).map_err(|error| Error::Refused(error.to_string()))?;
+        let flags = MountFlags::RELATIME;
+        mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
+            .map_err(|error| Error::file("mount", path)(error.into()))?;
+    }
+    if fresh {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).map_err(Error::file("chmod", path))?;
+        ownership::give(path, fs_group)?;
+    }
+    Ok(())
+}
+
+/// Whether something is mounted at `path`, rather than it being part of what its parent is on.
+fn is_mount(path: &Path) -> Result<bool, Error> {
+    let parent = path.parent().unwrap_or(path);
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(Error::file("read", path));
+    Ok(device(path)? != device(parent)?)
+}

@@ -1,0 +1,249 @@
+//! Who may do what, and what may pass: bindings, certificates, webhooks, policies, flow control.
+
+use api::Object;
+use jiff::Timestamp;
+use registry::Cell;
+use serde_json::Value;
+
+use super::cells::{self, NONE, UNSET, age, condition, count, is_true, list, number, or, plain, string};
+use super::{AGE, NAME, Spec, Table, free, text};
+
+const ROLE_BINDING: &[Spec] = &[
+    NAME,
+    text("Role", "api.rbac.v1.RoleBinding", "roleRef"),
+    AGE,
+    free("Users", "string", "Users in the roleBinding").wide(),
+    free("Groups", "string", "Groups in the roleBinding").wide(),
+    free("ServiceAccounts", "string", "ServiceAccounts in the roleBinding").wide(),
+];
+const CLUSTER_ROLE_BINDING: &[Spec] = &[
+    NAME,
+    text("Role", "api.rbac.v1.ClusterRoleBinding", "roleRef"),
+    AGE,
+    free("Users", "string", "Users in the clusterRoleBinding").wide(),
+    free("Groups", "string", "Groups in the clusterRoleBinding").wide(),
+    free("ServiceAccounts", "string", "ServiceAccounts in the clusterRoleBinding").wide(),
+];
+
+pub fn role_binding() -> Table {
+    Table::new(ROLE_BINDING, binding_row)
+}
+
+pub fn cluster_role_binding() -> Table {
+    Table::new(CLUSTER_ROLE_BINDING, binding_row)
+}
+
+fn binding_row(o: &Object, now: Timestamp) -> Vec<Cell> {
+    let subjects = |kind: &str| -> Cell {
+        let of_kind = list(o, &["subjects"]).iter().filter(|s| string(s, "kind") == kind);
+        let names = of_kind.map(|s| match kind {
+            "ServiceAccount" => format!("{}/{}", string(s, "namespace"), string(s, "name")),
+            _ => string(s, "name").to_owned(),
+        });
+        names.collect::<Vec<_>>().join(", ").into()
+    };
+    let role = format!("{}/{}", o.get_str(&["roleRef", "kind"]), o.get_str(&["roleRef", "name"]));
+    vec![
+        o.name().into(),
+        role.into(),
+        age(o, now),
+        subjects("User"),
+        subjects("Group"),
+        subjects("ServiceAccount"),
+    ]
+}
+
+pub fn certificate_signing_request() -> Table {
+    const SPEC: &str = "api.certificates.v1.CertificateSigningRequestSpec";
+    const SPECS: &[Spec] = &[
+        NAME,
+        AGE,
+        text("SignerName", SPEC, "signerName"),
+        text("Requestor", SPEC, "request"),
+        text("RequestedDuration", SPEC, "expirationSeconds"),
+        text("Condition", "api.certificates.v1.CertificateSigningRequestStatus", "conditions"),
+    ];
+    Table::new(SPECS, |o, now| {
+        let asked = o.get(&["spec", "expirationSeconds"]).and_then(Value::as_i64);
+        let asked = asked.map(|s| cells::short(jiff::SignedDuration::from_secs(s)));
+        let has = |kind: &str| condition(o, kind).is_some();
+        let mut state = match () {
+            () if has("Denied") => "Denied".to_owned(),
+            () if has("Approved") => "Approved".to_owned(),
+            () => "Pending".to_owned(),
+        };
+        if has("Failed") {
+            state.push_str(",Failed");
+        }
+        if !o.get_str(&["status", "certificate"]).is_empty() {
+            state.push_str(",Issued");
+        }
+        vec![
+            o.name().into(),
+            age(o, now),
+            cells::text(o, &["spec", "signerName"], NONE),
+            o.get_str(&["spec", "username"]).into(),
+            asked.unwrap_or_else(|| NONE.into()).into(),
+            state.into(),
+        ]
+    })
+}
+
+pub fn webhook_configuration() -> Table {
+    const SPECS: &[Spec] = &[
+        NAME,
+        free(
+            "Webhooks",
+            "integer",
+            "Webhooks indicates the number of webhooks registered in this configuration",
+        ),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| vec![o.name().into(), count(o, &["webhooks"]).into(), age(o, now)])
+}
+
+fn param_kind(o: &Object) -> String {
+    let kind = o.get(&["spec", "paramKind"]);
+    kind.map_or_else(|| UNSET.into(), |k| format!("{}/{}", string(k, "apiVersion"), string(k, "kind")))
+}
+
+pub fn validating_admission_policy() -> Table {
+    const SPECS: &[Spec] = &[
+        NAME,
+        free(
+            "Validations",
+            "integer",
+            "Validations indicates the number of validation rules defined in this configuration",
+        ),
+        free(
+            "ParamKind",
+            "string",
+            "ParamKind specifies the kind of resources used to parameterize this policy",
+        ),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        vec![o.name().into(), count(o, &["spec", "validations"]).into(), param_kind(o).into(), age(o, now)]
+    })
+}
+
+pub fn mutating_admission_policy() -> Table {
+    const SPECS: &[Spec] = &[
+        NAME,
+        free(
+            "Mutations",
+            "integer",
+            "Mutation indicates the number of mutations rules defined in this configuration",
+        ),
+        free(
+            "ParamKind",
+            "string",
+            "ParamKind specifies the kind of resources used to parameterize this policy",
+        ),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        vec![o.name().into(), count(o, &["spec", "mutations"]).into(), param_kind(o).into(), age(o, now)]
+    })
+}
+
+/// Of both kinds of admission policies.
+pub fn policy_binding() -> Table {
+    const SPECS: &[Spec] = &[
+        NAME,
+        free(
+            "PolicyName",
+            "string",
+            "PolicyName indicates the policy definition which the policy binding binded to",
+        ),
+        free("ParamRef", "string", "ParamRef indicates the param resource which sets the configration param"),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        let reference = o.get(&["spec", "paramRef"]).map_or_else(
+            || UNSET.to_owned(),
+            |p| match (string(p, "namespace"), string(p, "name")) {
+                (_, "") => p.get("selector").map(ToString::to_string).unwrap_or_default(),
+                ("", name) => format!("*/{name}"),
+                (namespace, name) => format!("{namespace}/{name}"),
+            },
+        );
+        vec![o.name().into(), o.get_str(&["spec", "policyName"]).into(), reference.into(), age(o, now)]
+    })
+}
+
+pub fn flow_schema() -> Table {
+    const SPEC: &str = "api.flowcontrol.v1.FlowSchemaSpec";
+    const SPECS: &[Spec] = &[
+        NAME,
+        text("PriorityLevel", "api.flowcontrol.v1.PriorityLevelConfigurationReference", "name"),
+        text("MatchingPrecedence", SPEC, "matchingPrecedence"),
+        text("DistinguisherMethod", SPEC, "distinguisherMethod"),
+        AGE,
+        free("MissingPL", "string", "references a broken or non-existent PriorityLevelConfiguration"),
+    ];
+    Table::new(SPECS, |o, now| {
+        let dangling = condition(o, "Dangling").map(|c| string(c, "status")).unwrap_or_default();
+        vec![
+            o.name().into(),
+            o.get_str(&["spec", "priorityLevelConfiguration", "name"]).into(),
+            number(o, &["spec", "matchingPrecedence"]).into(),
+            cells::text(o, &["spec", "distinguisherMethod", "type"], NONE),
+            age(o, now),
+            or(dangling, "?").into(),
+        ]
+    })
+}
+
+pub fn priority_level_configuration() -> Table {
+    const LIMITED: &str = "api.flowcontrol.v1.LimitedPriorityLevelConfiguration";
+    const QUEUING: &str = "api.flowcontrol.v1.QueuingConfiguration";
+    const SPECS: &[Spec] = &[
+        NAME,
+        text("Type", "api.flowcontrol.v1.PriorityLevelConfigurationSpec", "type"),
+        text("NominalConcurrencyShares", LIMITED, "nominalConcurrencyShares"),
+        text("Queues", QUEUING, "queues"),
+        text("HandSize", QUEUING, "handSize"),
+        text("QueueLengthLimit", QUEUING, "queueLengthLimit"),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        let limited = o.get(&["spec", "limited"]);
+        let queuing = limited.and_then(|l| l.get("limitResponse")?.get("queuing"));
+        let of = |from: Option<&Value>, field: &str| -> Cell {
+            from.map_or_else(|| NONE.into(), |v| v.get(field).cloned().unwrap_or_else(|| 0.into()))
+        };
+        vec![
+            o.name().into(),
+            o.get_str(&["spec", "type"]).into(),
+            of(limited, "nominalConcurrencyShares"),
+            of(queuing, "queues"),
+            of(queuing, "handSize"),
+            of(queuing, "queueLengthLimit"),
+            age(o, now),
+        ]
+    })
+}
+
+pub fn api_service() -> Table {
+    const SPECS: &[Spec] = &[
+        NAME,
+        free("Service", "string", "The reference to the service that hosts this API endpoint."),
+        free("Available", "string", "Whether this service is available."),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        let service = o.get(&["spec", "service"]).map_or_else(
+            || "Local".to_owned(),
+            |s| format!("{}/{}", string(s, "namespace"), string(s, "name")),
+        );
+        let available = match condition(o, "Available") {
+            None => "Unknown".to_owned(),
+            Some(_) if is_true(o, "Available") => "True".to_owned(),
+            Some(c) => {
+                format!("{} ({})", string(c, "status"), c.get("reason").map(plain).unwrap_or_default())
+            }
+        };
+        vec![o.name().into(), service.into(), available.into(), age(o, now)]
+    })
+}

@@ -1,0 +1,140 @@
+//! The objects that every cluster begins with. What is there already is left as it is.
+
+use anyhow::{Context, anyhow};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::{Api, PostParams};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::control_plane::Config;
+
+/// Requests under way at once: they share the store's syncs.
+const AT_ONCE: usize = 64;
+
+pub async fn run(client: &Client, config: &Config) -> anyhow::Result<()> {
+    let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
+    let namespaces = namespaces.map(|name| typed::<Namespace>(json!({"metadata": {"name": name}})));
+    let namespaces: Vec<Namespace> = namespaces.into_iter().collect::<Result<_, _>>()?;
+    all(Api::all(client.clone()), namespaces).await?;
+    let policy = auth::bootstrap::policy();
+    let system = Api::namespaced(client.clone(), "kube-system");
+    let public = Api::namespaced(client.clone(), "kube-public");
+    let (mut system_roles, mut public_roles) = (Vec::new(), Vec::new());
+    for role in policy.roles {
+        let public = role.metadata.namespace.as_deref() == Some("kube-public");
+        if public { public_roles.push(role) } else { system_roles.push(role) }
+    }
+    let (mut system_bindings, mut public_bindings) = (Vec::new(), Vec::new());
+    for binding in policy.role_bindings {
+        let public = binding.metadata.namespace.as_deref() == Some("kube-public");
+        if public { public_bindings.push(binding) } else { system_bindings.push(binding) }
+    }
+    let public_role_bindings = Api::namespaced(client.clone(), "kube-public");
+    let system_role_bindings = Api::namespaced(client.clone(), "kube-system");
+    tokio::try_join!(
+        all(Api::all(client.clone()), policy.cluster_roles),
+        all(Api::all(client.clone()), policy.cluster_role_bindings),
+        all(system, system_roles),
+        all(public, public_roles),
+        all(system_role_bindings, system_bindings),
+        all(public_role_bindings, public_bindings),
+        all(Api::all(client.clone()), priority_classes()?),
+        services(client, config),
+    )?;
+    Ok(())
+}
+
+fn typed<K: DeserializeOwned>(value: serde_json::Value) -> anyhow::Result<K> {
+    serde_json::from_value(value).context("an object of the bootstrap")
+}
+
+fn priority_classes() -> anyhow::Result<Vec<PriorityClass>> {
+    let class = |name: &str, value: i64, what: &str| {
+        typed(json!({"metadata": {"name": name}, "value": value, "description": what}))
+    };
+    Ok(vec![
+        class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.")?,
+        class("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node.")?,
+    ])
+}
+
+/// Creates what is not there yet.
+async fn all<K>(api: Api<K>, objects: Vec<K>) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let api = &api;
+    let create = |object: K| async move {
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            Err(error) => Err(anyhow!("creating {} {}: {error}", K::kind(&()), object.meta().name.clone().unwrap_or_default())),
+        }
+    };
+    stream::iter(objects).map(create).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    Ok(())
+}
+
+/// `kubernetes`, whose endpoints are the API servers, and `kube-dns`, which each node answers itself.
+async fn services(client: &Client, config: &Config) -> anyhow::Result<()> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let kubernetes = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": config.kubernetes_ip,
+            "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}],
+        },
+    });
+    let dns = json!({
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
+            "k8s-app": "kube-dns",
+            "kubernetes.io/cluster-service": "true",
+            "kubernetes.io/name": "CoreDNS",
+        }},
+        "spec": {"clusterIP": config.dns_ip, "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+        ]},
+    });
+    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [config.service_cidr]}});
+    all(Api::<ServiceCIDR>::all(client.clone()), vec![typed(cidr)?]).await?;
+    all(Api::<Service>::namespaced(client.clone(), "default"), vec![typed(kubernetes)?]).await?;
+    all(Api::<Service>::namespaced(client.clone(), "kube-system"), vec![typed(dns)?]).await?;
+    let ip = config.advertise.ip();
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": config.advertise.port(), "protocol": "TCP"}]}],
+    });
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.advertise.port(), "protocol": "TCP"}],
+    });
+    replace(&Api::<Endpoints>::namespaced(client.clone(), "default"), typed(endpoints)?).await?;
+    replace(&Api::<EndpointSlice>::namespaced(client.clone(), "default"), typed(slice)?).await
+}
+
+/// Creates, or puts in the place of what is there: the host's address may have changed.
+async fn replace<K>(api: &Api<K>, object: K) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let name = object.meta().name.clone().unwrap_or_default();
+    match api.create(&PostParams::default(), &object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+            api.replace(&name, &PostParams::default(), &object).await.with_context(|| format!("writing {name}"))?;
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("creating {name}")),
+    }
+}
