@@ -16,11 +16,24 @@ pub struct Config {
     pub root_ca: String,
     /// How many objects of a kind are worked on at once.
     pub workers: usize,
+    /// Where the ranges of the nodes are taken from; none are given out without it.
+    pub cluster_cidr: Option<ipnet::IpNet>,
+    /// The prefix length of a node's range.
+    pub node_cidr_mask: u8,
+    /// How many pods that have ended are kept; 0 keeps all.
+    pub terminated_pod_threshold: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { controllers: vec!["*".into()], root_ca: String::new(), workers: 5 }
+        Self {
+            controllers: vec!["*".into()],
+            root_ca: String::new(),
+            workers: 5,
+            cluster_cidr: None,
+            node_cidr_mask: 24,
+            terminated_pod_threshold: 12_500,
+        }
     }
 }
 

@@ -13,10 +13,14 @@
 pub mod context;
 pub mod deployment;
 pub mod endpoints;
+pub mod garbage;
 pub mod namespace;
+pub mod node_ipam;
 pub mod ownership;
+pub mod pod_gc;
 pub mod pods;
 pub mod replicas;
+pub mod role_aggregation;
 pub mod root_ca;
 pub mod service_account;
 
@@ -29,10 +33,14 @@ use tokio_util::task::TaskTracker;
 
 /// Every controller, by the name upstream's `--controllers` knows it by.
 pub const NAMES: &[&str] = &[
+    "clusterrole-aggregation-controller",
     "deployment-controller",
     "endpoints-controller",
     "endpointslice-controller",
+    "garbage-collector-controller",
     "namespace-controller",
+    "node-ipam-controller",
+    "pod-garbage-collector-controller",
     "replicaset-controller",
     "replicationcontroller-controller",
     "root-ca-certificate-publisher-controller",
@@ -43,6 +51,9 @@ pub const NAMES: &[&str] = &[
 fn account(name: &'static str) -> &'static str {
     match name {
         "endpoints-controller" => "endpoint-controller",
+        "garbage-collector-controller" => "generic-garbage-collector",
+        "node-ipam-controller" => "node-controller",
+        "pod-garbage-collector-controller" => "pod-garbage-collector",
         "replicationcontroller-controller" => "replication-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
         "serviceaccount-controller" => "service-account-controller",
@@ -78,10 +89,14 @@ pub async fn run(
             cancel: cancel.clone(),
         };
         match name {
+            "clusterrole-aggregation-controller" => tasks.spawn(role_aggregation::run(context)),
             "deployment-controller" => tasks.spawn(deployment::run(context)),
             "endpoints-controller" => tasks.spawn(endpoints::legacy::run(context)),
             "endpointslice-controller" => tasks.spawn(endpoints::slices::run(context)),
+            "garbage-collector-controller" => tasks.spawn(garbage::run(context)),
             "namespace-controller" => tasks.spawn(namespace::run(context)),
+            "node-ipam-controller" => tasks.spawn(node_ipam::run(context)),
+            "pod-garbage-collector-controller" => tasks.spawn(pod_gc::run(context)),
             "replicaset-controller" => {
                 tasks.spawn(replicas::run::<k8s_openapi::api::apps::v1::ReplicaSet>(context))
             }
