@@ -21,8 +21,6 @@ pub enum Job {
     Start(String),
     /// The container with this identifier, by when it has to be gone.
     Stop(String, Timestamp),
-    /// The limits of the container with this identifier.
-    Resize(String),
     Remove(String),
     TearDown,
     Delete,
