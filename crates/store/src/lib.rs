@@ -7,5 +7,6 @@ pub mod embedded;
 mod lease;
 pub mod memory;
 mod txn;
+mod wire;
 
 pub use contract::*;
