@@ -4,6 +4,7 @@
 
 pub mod contract;
 pub mod embedded;
+pub mod front;
 mod lease;
 pub mod memory;
 mod txn;

@@ -184,8 +184,9 @@ impl Store for Engine {
 
     async fn status(&self) -> Result<Status, Error> {
         let state = self.shared.state.read();
-        let size = state.size;
-        Ok(Status { revision: state.durable, compacted: state.compacted, size, size_in_use: size })
+        let (cluster, size) = (state.cluster, state.size);
+        let (revision, compacted) = (state.durable, state.compacted);
+        Ok(Status { cluster, revision, compacted, size, size_in_use: size })
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {
