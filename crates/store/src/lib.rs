@@ -4,6 +4,7 @@
 
 pub mod contract;
 pub mod embedded;
+pub mod etcd;
 pub mod front;
 mod lease;
 pub mod memory;
