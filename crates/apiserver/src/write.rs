@@ -144,7 +144,7 @@ impl Server {
                 uid: (!uid.is_empty()).then_some(uid),
                 resource_version: None,
             },
-            create: false,
+            ..UpdateOptions::default()
         };
         let change = |_: Option<&Object>| Ok((object.clone(), Vec::new()));
         let written = self
@@ -221,7 +221,7 @@ impl Server {
         };
         let written = self
             .engine
-            .update(resource, &cx, (&info.namespace, &info.name), part, &change, &UpdateOptions::default())
+            .update(resource, &cx, (&info.namespace, &info.name), part, &change, &UpdateOptions { from_newest: true, ..UpdateOptions::default() })
             .await?;
         self.answer_written(call, endpoint, &written, &written.warnings)
     }

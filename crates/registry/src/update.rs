@@ -44,6 +44,8 @@ pub struct UpdateOptions {
     pub preconditions: Preconditions,
     /// Create what does not exist, whatever the strategy says.
     pub create: bool,
+    /// The change is made from the newest object: it needs no resourceVersion to be safe.
+    pub from_newest: bool,
 }
 
 /// A change: from the object as it is to the object as it should be, with warnings.
@@ -138,7 +140,7 @@ impl Engine {
         options.preconditions.check(resource, &old)?;
         let (mut new, mut warnings) = change.apply(Some(&old))?;
         match_namespace(resource, namespace, &mut new)?;
-        let unguarded = self.check_version(resource, part, &new, &old)?;
+        let unguarded = self.check_version(resource, part, options, &new, &old)?;
         let request = Verdict {
             engine: self,
             cx,
@@ -196,13 +198,14 @@ impl Engine {
         &self,
         resource: &Resource,
         part: Part<'_>,
+        options: &UpdateOptions,
         new: &Object,
         old: &Object,
     ) -> Result<bool, Status> {
         let given = new.resource_version();
         let name = old.name();
         if given.is_empty() {
-            if matches!(part, Part::Main) && !resource.strategy.unconditional_update() {
+            if matches!(part, Part::Main) && !options.from_newest && !resource.strategy.unconditional_update() {
                 let mut errors = field::Errors::default();
                 errors.invalid(
                     &field::Path::new("metadata.resourceVersion"),
