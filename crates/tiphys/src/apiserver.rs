@@ -19,8 +19,20 @@ use crate::control_plane::{Config, ControlPlane};
 #[derive(Args)]
 pub struct Flags {
     /// Where the embedded store keeps its data; without it nothing outlives the process.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "etcd_servers")]
     data_dir: Option<PathBuf>,
+    /// A real etcd to keep everything in: URLs, several with commas.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// Authorities that signed etcd's certificate.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// Certificate shown to etcd.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
     /// Where certificates and keys are, and are made when absent.
     #[arg(long, default_value = "/var/run/kubernetes")]
     cert_dir: PathBuf,
@@ -72,7 +84,16 @@ pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = crate::cli::stop_on_signal()?;
     let tasks = TaskTracker::new();
-    let store = open_store(flags.data_dir.as_deref()).await?;
+    let store = match &flags.etcd_servers[..] {
+        [] => open_store(flags.data_dir.as_deref()).await?,
+        servers => store::etcd::Engine::connect(store::etcd::Config {
+            ca: flags.etcd_cafile.clone(),
+            identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
+            ..store::etcd::Config::new(servers.to_vec())
+        })
+        .await
+        .context("--etcd-servers")?,
+    };
     let listener = bind(SocketAddr::new(flags.bind_address, flags.secure_port), "--secure-port").await?;
     let insecure = if flags.insecure_port == 0 {
         None
