@@ -7,6 +7,7 @@
 //! Invariants: every answer that is no object is a `Status`, made in one place ([`respond`]); an
 //! in-process client takes the same road as one behind TLS, with an identity of its own.
 
+mod apply;
 mod body;
 mod connect;
 mod discovery;

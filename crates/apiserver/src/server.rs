@@ -12,7 +12,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use registry::{Engine, RequestContext, Resource};
 
-use auth::{Access, Attributes};
 use crate::body::Body;
 use crate::connect::Dialer;
 use crate::discovery::Discovery;
@@ -21,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::options::Query;
 use crate::{discovery, health, respond};
+use auth::{Access, Attributes};
 
 /// The largest body of a request.
 const BODY_MAX: usize = 3 * 1024 * 1024;
@@ -58,8 +58,27 @@ impl Call {
         RequestContext {
             user: self.user.clone(),
             dry_run,
-            field_manager: self.query.get("fieldManager").to_owned(),
+            field_manager: self.field_manager(),
+            api_version: String::new(),
         }
+    }
+
+    /// The context of a request in a version of a resource.
+    pub fn context_of(&self, endpoint: &Endpoint, dry_run: bool) -> RequestContext {
+        let api_version = endpoint.resource.api_version(endpoint.version);
+        RequestContext { api_version, ..self.context(dry_run) }
+    }
+
+    /// Who is said to hold what the request changes: `fieldManager`, else the client's name.
+    fn field_manager(&self) -> String {
+        let given = self.query.get("fieldManager");
+        if !given.is_empty() {
+            return given.to_owned();
+        }
+        let agent = self.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
+        let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+        if name.is_empty() { "unknown".into() } else { name }
     }
 
     pub fn raw_query(&self) -> &str {

@@ -26,6 +26,7 @@ enum Patch {
     Json,
     Merge,
     Strategic,
+    Apply,
 }
 
 const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
@@ -86,7 +87,7 @@ impl Server {
         }
         let decoded = endpoint.decode(call, &bytes)?;
         let (object, mut warnings) = endpoint.resource.object_of(endpoint.version, decoded, validation)?;
-        let cx = call.context(dry_run);
+        let cx = call.context_of(endpoint, dry_run);
         let namespace = self.namespace_of(endpoint, info, &object)?;
         let written = self.engine.create(&endpoint.resource, &cx, &namespace, object).await?;
         warnings.extend(written.warnings.iter().cloned());
@@ -120,7 +121,7 @@ impl Server {
         body: Body,
         part: Part<'_>,
     ) -> Result<Response<Body>, Status> {
-        let cx = call.context(call.query.dry_run()?);
+        let cx = call.context_of(endpoint, call.query.dry_run()?);
         let validation = call.query.field_validation()?;
         let bytes = read_body(body).await?;
         let decoded = endpoint.decode(call, &bytes)?;
@@ -144,7 +145,7 @@ impl Server {
                 uid: (!uid.is_empty()).then_some(uid),
                 resource_version: None,
             },
-            create: false,
+            ..UpdateOptions::default()
         };
         let change = |_: Option<&Object>| Ok((object.clone(), Vec::new()));
         let written = self
@@ -173,9 +174,12 @@ impl Server {
         body: Body,
         part: Part<'_>,
     ) -> Result<Response<Body>, Status> {
-        let cx = call.context(call.query.dry_run()?);
+        let cx = call.context_of(endpoint, call.query.dry_run()?);
         let validation = call.query.field_validation()?;
         let patch = patch_type(call)?;
+        if patch == Patch::Apply {
+            return self.apply(call, endpoint, info, body, part).await;
+        }
         let bytes = read_body(body).await?;
         let document = patch_document(&bytes)?;
         let resource = &endpoint.resource;
@@ -236,7 +240,7 @@ impl Server {
         let bytes = read_body(body).await?;
         let body = delete_body(call, &bytes)?;
         let (options, dry_run) = call.query.delete(body.as_ref())?;
-        let cx = call.context(dry_run);
+        let cx = call.context_of(endpoint, dry_run);
         let resource = &endpoint.resource;
         let deleted = self.engine.delete(resource, &cx, (&info.namespace, &info.name), &options).await?;
         match &deleted {
@@ -263,7 +267,7 @@ impl Server {
         let (options, dry_run) = call.query.delete(body.as_ref())?;
         let chosen: ListOptions = call.query.list(&endpoint.resource, &info.namespace)?;
         let listed = self.engine.list(&endpoint.resource, &chosen).await?;
-        let cx = call.context(dry_run);
+        let cx = call.context_of(endpoint, dry_run);
         self.engine.delete_collection(&endpoint.resource, &cx, &listed.items, &options).await?;
         let items: Vec<Value> = listed
             .items
@@ -356,7 +360,7 @@ impl Server {
         let object = match call.parts.method {
             Method::GET | Method::HEAD => self.engine.get(resource, at.0, at.1, None).await?.object()?,
             Method::PUT | Method::PATCH => {
-                let cx = call.context(call.query.dry_run()?);
+                let cx = call.context_of(endpoint, call.query.dry_run()?);
                 let validation = call.query.field_validation()?;
                 let patch = (call.parts.method == Method::PATCH).then(|| patch_type(call)).transpose()?;
                 let bytes = read_body(body).await?;
@@ -377,18 +381,17 @@ impl Server {
                 };
                 let written = self
                     .engine
-                    .update(resource, &cx, at, Part::Main, &change, &UpdateOptions::default())
+                    .update(resource, &cx, at, Part::View(sub.name), &change, &UpdateOptions::default())
                     .await?;
                 written.object
             }
             _ => return Err(Status::method_not_allowed()),
         };
-        let _ = sub;
         Ok(encode(StatusCode::OK, &view.show(&object).0, accepted))
     }
 
     /// The object that a write left, in the form asked for.
-    fn answer_written(
+    pub(crate) fn answer_written(
         &self,
         call: &Call,
         endpoint: &Endpoint,
@@ -463,6 +466,7 @@ fn patched_view(patch: Patch, bytes: &[u8], shown: Object, type_name: &str) -> R
         Patch::Json => patch::json_patch(shown.into_value(), &document.value),
         Patch::Merge => patch::merge_patch(shown.into_value(), &document.value),
         Patch::Strategic => patch::strategic_merge(types, ty, shown.into_value(), &document.value),
+        Patch::Apply => return Err(Status::unsupported_media_type("a view is not applied")),
     };
     let Value::Object(mut map) = value.map_err(Status::from)? else {
         return Err(Status::bad_request("the patched document is no object"));
@@ -476,6 +480,7 @@ fn patch_type(call: &Call) -> Result<Patch, Status> {
         "application/json-patch+json" => Ok(Patch::Json),
         "application/merge-patch+json" => Ok(Patch::Merge),
         "application/strategic-merge-patch+json" => Ok(Patch::Strategic),
+        "application/apply-patch+yaml" => Ok(Patch::Apply),
         _ => Err(Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: {PATCH_TYPES}"
         ))),
@@ -497,6 +502,7 @@ fn apply(
         Patch::Json => patch::json_patch(current, &document.value),
         Patch::Merge => patch::merge_patch(current, &document.value),
         Patch::Strategic => patch::strategic_merge(&version.types, version.ty, current, &document.value),
+        Patch::Apply => return Err(Status::internal("an apply has a road of its own")),
     };
     patched.map_err(Status::from)
 }

@@ -8,6 +8,7 @@ use crate::meta;
 use crate::names;
 use crate::resource::Resource;
 use crate::strategy::Claims;
+use crate::update::Part;
 
 /// Tries where `generateName` hits a name that is taken, or another write took what was claimed.
 const TRIES: usize = 8;
@@ -18,6 +19,18 @@ impl Engine {
     /// # Errors
     /// 409 where the name is taken, 422 with every fault, what admission answers.
     pub async fn create(
+        &self,
+        resource: &Resource,
+        cx: &RequestContext,
+        namespace: &str,
+        mut object: Object,
+    ) -> Result<Written, Status> {
+        self.track(resource, cx, Part::Main, &mut object, None);
+        self.create_held(resource, cx, namespace, object).await
+    }
+
+    /// Creates an object whose entries of managed fields are made already.
+    pub(crate) async fn create_held(
         &self,
         resource: &Resource,
         cx: &RequestContext,
@@ -118,9 +131,7 @@ impl Engine {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         match_namespace(resource, namespace, object)?;
-        for field in
-            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"]
-        {
+        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             object.remove_meta(field);
         }
         object.set_meta("uid", uuid::Uuid::new_v4().to_string());

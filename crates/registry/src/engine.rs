@@ -19,7 +19,10 @@ pub struct RequestContext {
     pub user: Arc<User>,
     /// Go all the way, but do not write.
     pub dry_run: bool,
+    /// Who holds the fields that the request changes; empty for the server's own acts.
     pub field_manager: String,
+    /// The version in which the request speaks; empty for the stored one.
+    pub api_version: String,
 }
 
 /// The time; a test's is its own.

@@ -20,6 +20,7 @@ mod create;
 mod delete;
 mod engine;
 mod feed;
+mod fields;
 mod list;
 pub mod meta;
 mod names;

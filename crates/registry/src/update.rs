@@ -10,6 +10,7 @@ use crate::cache::Item;
 use crate::create::match_namespace;
 use crate::delete::Preconditions;
 use crate::engine::{Engine, RequestContext, Written};
+use crate::fields;
 use crate::meta;
 use crate::resource::{PartHook, Resource};
 
@@ -25,6 +26,8 @@ pub enum Part<'h> {
     Status,
     /// What the hook of the subresource named here says.
     Hook(&'static str, &'h dyn PartHook),
+    /// What the main resource may change, seen through the subresource named here.
+    View(&'static str),
     /// Anything; the server's own act behind the subresource named here.
     Trusted(&'static str),
 }
@@ -34,7 +37,7 @@ impl Part<'_> {
         match self {
             Part::Main => None,
             Part::Status => Some("status"),
-            Part::Hook(name, _) | Part::Trusted(name) => Some(name),
+            Part::Hook(name, _) | Part::View(name) | Part::Trusted(name) => Some(name),
         }
     }
 }
@@ -44,6 +47,8 @@ pub struct UpdateOptions {
     pub preconditions: Preconditions,
     /// Create what does not exist, whatever the strategy says.
     pub create: bool,
+    /// The change is a server-side apply: it has made the entries of managed fields itself.
+    pub applied: bool,
 }
 
 /// A change: from the object as it is to the object as it should be, with warnings.
@@ -110,7 +115,7 @@ impl Engine {
             return Err(Status::not_found(&resource.group_resource(), name));
         }
         let (mut object, warnings) = change.apply(None)?;
-        if !object.resource_version().is_empty() {
+        if !object.resource_version().is_empty() && !options.applied {
             return Err(Status::not_found(&resource.group_resource(), name));
         }
         if let Some(uid) = &options.preconditions.uid {
@@ -118,7 +123,12 @@ impl Engine {
             return Err(Status::conflict(&resource.group_resource(), name, &detail));
         }
         object.remove_meta("uid");
-        let mut written = self.create(resource, cx, namespace, object).await?;
+        let mut written = if options.applied {
+            object.remove_meta("resourceVersion");
+            self.create_held(resource, cx, namespace, object).await?
+        } else {
+            self.create(resource, cx, namespace, object).await?
+        };
         written.warnings.splice(0..0, warnings);
         Ok(written)
     }
@@ -138,6 +148,9 @@ impl Engine {
         options.preconditions.check(resource, &old)?;
         let (mut new, mut warnings) = change.apply(Some(&old))?;
         match_namespace(resource, namespace, &mut new)?;
+        if !options.applied {
+            self.track_change(resource, cx, part, &mut new, &old);
+        }
         let unguarded = self.check_version(resource, part, &new, &old)?;
         let request = Verdict {
             engine: self,
@@ -155,7 +168,7 @@ impl Engine {
         let mut errors = field::Errors::default();
         meta::validate_update(&new, &old, &mut errors);
         match part {
-            Part::Main => resource.strategy.validate_update(&new, &old, &mut errors),
+            Part::Main | Part::View(_) => resource.strategy.validate_update(&new, &old, &mut errors),
             Part::Status => resource.strategy.validate_status(&new, &old, &mut errors),
             Part::Hook(_, hook) => hook.validate(&new, &old, &mut errors),
             Part::Trusted(_) => {}
@@ -179,6 +192,7 @@ impl Engine {
             return lost();
         }
         let claims = resource.strategy.claim(self, &mut new, Some(&old)).await?;
+        fields::keep_times(&mut new, &old);
         if new == old || cx.dry_run {
             return done(new);
         }
@@ -188,6 +202,28 @@ impl Engine {
                 done(new)
             }
             None => lost(),
+        }
+    }
+
+    /// Notes who holds what; what a hook does not let through is not held.
+    fn track_change(
+        &self,
+        resource: &Resource,
+        cx: &RequestContext,
+        part: Part<'_>,
+        new: &mut Object,
+        old: &Object,
+    ) {
+        let Part::Hook(_, hook) = part else {
+            return self.track(resource, cx, part, new, Some(old));
+        };
+        let mut seen = new.clone();
+        meta::carry_over(&mut seen, old);
+        hook.prepare(&mut seen, old);
+        self.track(resource, cx, part, &mut seen, Some(old));
+        match seen.metadata_mut().remove("managedFields") {
+            Some(list) => new.set_meta("managedFields", list),
+            None => new.remove_meta("managedFields"),
         }
     }
 
@@ -231,7 +267,7 @@ impl Engine {
 fn prepare(resource: &Resource, cx: &RequestContext, part: Part<'_>, new: &mut Object, old: &Object) {
     meta::carry_over(new, old);
     match part {
-        Part::Main => {
+        Part::Main | Part::View(_) => {
             if resource.has_status {
                 put_back(new, old, "status");
             }
