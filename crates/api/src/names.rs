@@ -16,6 +16,9 @@ const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const ENV_NAME: &str = "[-._a-zA-Z][-._a-zA-Z0-9]*";
 const CONFIG_KEY: &str = "[-._a-zA-Z0-9]+";
 const C_IDENTIFIER: &str = "[A-Za-z_][A-Za-z0-9_]*";
+const PERCENT: &str = "[0-9]+%";
+const HEADER: &str = "[-A-Za-z0-9]+";
+const PATH: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
 const WILDCARD: &str = r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 
 struct Pattern {
@@ -53,6 +56,9 @@ pattern!(ENV_NAME_RE, ENV_NAME);
 pattern!(CONFIG_KEY_RE, CONFIG_KEY);
 pattern!(C_IDENTIFIER_RE, C_IDENTIFIER);
 pattern!(WILDCARD_RE, WILDCARD);
+pattern!(PERCENT_RE, PERCENT);
+pattern!(HEADER_RE, HEADER);
+pattern!(PATH_RE, PATH);
 
 fn max_len(limit: usize) -> String {
     format!("must be no more than {limit} {}", if limit == 1 { "byte" } else { "bytes" })
@@ -235,6 +241,75 @@ pub fn port_name(value: &str) -> Vec<String> {
         faults.push("must not begin or end with a hyphen".into());
     }
     faults
+}
+
+/// `25%`
+pub fn percent(value: &str) -> Vec<String> {
+    let fault = PERCENT_RE.fault(
+        value,
+        "a valid percent string must be a numeric string followed by an ending '%'",
+        &["1%", "93%"],
+    );
+    fault.into_iter().collect()
+}
+
+/// A header's name of HTTP.
+pub fn http_header_name(value: &str) -> Vec<String> {
+    let fault = HEADER_RE.fault(
+        value,
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        &["X-Header-Name"],
+    );
+    fault.into_iter().collect()
+}
+
+/// An address in a form that Go's parser takes: no zone, no leading zeros.
+pub fn ip_address(value: &str) -> Vec<String> {
+    match value.parse::<std::net::IpAddr>() {
+        Ok(_) => Vec::new(),
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
+    }
+}
+
+/// An address of an endpoint: none that leads to the machine itself or to nobody in particular.
+pub fn endpoint_address(value: &str) -> Vec<String> {
+    let Ok(ip) = value.parse::<std::net::IpAddr>() else {
+        return vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()];
+    };
+    let mut faults = Vec::new();
+    if ip.is_unspecified() {
+        faults.push(format!("may not be unspecified ({ip})"));
+    }
+    if ip.is_loopback() {
+        faults.push("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned());
+    }
+    let (link_local, multicast) = match ip {
+        std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        std::net::IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if link_local {
+        faults.push("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned());
+    }
+    if multicast {
+        faults.push("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned());
+    }
+    faults
+}
+
+/// `domain/path`, as controllers and signers are named.
+pub fn domain_prefixed_path(value: &str) -> Vec<String> {
+    let bad = || vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()];
+    match value.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            let mut faults: Vec<String> =
+                dns1123_subdomain(domain).into_iter().map(|f| format!("prefix part {f}")).collect();
+            if !PATH_RE.regex.is_match(path) {
+                faults.push(format!("Invalid path (regex used for validation is '{PATH}')"));
+            }
+            faults
+        }
+        _ => bad(),
+    }
 }
 
 pub fn port_number(value: i64) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use api::selector::Fields;
 use api::{Status, User};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -156,6 +157,11 @@ impl Server {
         path: &str,
     ) -> Result<(), Status> {
         let method = parts.method.as_str().to_lowercase();
+        // What a list or watch is narrowed to counts: a kubelet may see its own pods alone.
+        let selector = Fields::parse(query.get("fieldSelector")).unwrap_or_default();
+        let equalities: Vec<(&str, &str)> =
+            selector.0.iter().filter(|t| t.equals).map(|t| (t.field.as_str(), t.value.as_str())).collect();
+        let selected = selector.required("metadata.name").unwrap_or_default();
         let attributes = match info {
             Some(info) => Attributes {
                 user,
@@ -165,10 +171,10 @@ impl Server {
                 resource: &info.resource,
                 subresource: &info.subresource,
                 namespace: &info.namespace,
-                name: &info.name,
+                name: if info.name.is_empty() { selected } else { &info.name },
                 path,
                 is_resource: true,
-                fields: &[],
+                fields: &equalities,
             },
             None => Attributes::path(user, &method, path),
         };

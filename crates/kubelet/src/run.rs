@@ -9,7 +9,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::context::Context;
-use crate::events;
 use crate::node::{self, Machine};
 use crate::pod::fields::Allocatable;
 use crate::pod::status::Host;
@@ -17,12 +16,19 @@ use crate::source::static_pods::{self, Mirrors};
 use crate::source::{objects::Objects, pods, services};
 use crate::volume::Tokens;
 use crate::workers::Registry;
+use crate::{events, server};
 
 /// Why the kubelet cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] cri::Error),
+    #[error("listen on {address}: {source}")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{action} {path}: {source}")]
     File {
         action: &'static str,
@@ -51,6 +57,14 @@ pub async fn run(
         })?;
     }
     let version = runtime.version().await?;
+    let listening = match config.server.clone() {
+        Some(server) => {
+            let address = server.address;
+            Some(server::listen(server).await.map_err(|source| Error::Listen { address, source })?)
+        }
+        None => None,
+    };
+    let port = listening.as_ref().map(|listening| listening.address.port());
     let machine = Machine::probe(&config.root_dir);
     let allocatable = machine.allocatable(&config);
     let amount = |name: &str| allocatable.get(name).copied().unwrap_or(api::Quantity::ZERO);
@@ -87,8 +101,11 @@ pub async fn run(
     until_stopped(Box::pin(writer.run()));
     until_stopped(Box::pin(service_follower.run()));
     until_stopped(Box::pin(follow_runtime(ctx.clone(), registry.clone())));
-    until_stopped(Box::pin(node::keep(ctx.clone(), machine, None)));
+    until_stopped(Box::pin(node::keep(ctx.clone(), machine, port)));
     until_stopped(Box::pin(node::renew(ctx.clone())));
+    if let Some(listening) = listening {
+        until_stopped(Box::pin(listening.serve(ctx.clone(), registry.clone())));
+    }
     let (ready, listed) = oneshot::channel();
     until_stopped(Box::pin(pods::follow(ctx.clone(), registry.clone(), mirrors.clone(), ready)));
     if let Some(dir) = ctx.config.pod_manifest_path.clone() {

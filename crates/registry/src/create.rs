@@ -71,7 +71,7 @@ impl Engine {
         };
         self.admission.mutate(&request, &mut object).await?;
         resource.default(&mut object);
-        if resource.has_status {
+        if resource.has_status && !resource.strategy.keeps_new_status() {
             object.0.remove("status");
             reset_status(resource, &mut object);
         }

@@ -34,6 +34,11 @@ pub trait Strategy: Send + Sync {
     /// decode, on what clients send and on what patches make.
     fn default(&self, _object: &mut Object) {}
 
+    /// Whether a create keeps the status that was sent.
+    fn keeps_new_status(&self) -> bool {
+        false
+    }
+
     /// Before validation of a new object. The engine has set the metadata and taken out the status.
     fn prepare_create(&self, _cx: &RequestContext, _object: &mut Object) {}
 

@@ -7,6 +7,7 @@
 //!
 //! Invariants: rows are data; nothing here does I/O but through the engine that a hook is given.
 
+mod at;
 pub mod groups;
 pub mod kinds;
 mod row;

@@ -285,8 +285,12 @@ pub trait Store: Send + Sync + 'static {
 /// What a watch tells, in order of revision.
 pub type Watching = BoxStream<'static, Result<WatchBatch, Error>>;
 
-/// The pieces of a backup.
-pub type Snapshot = BoxStream<'static, Result<Bytes, Error>>;
+/// A backup on its way.
+pub struct Snapshot {
+    /// Bytes of all pieces together.
+    pub size: u64,
+    pub pieces: BoxStream<'static, Result<Bytes, Error>>,
+}
 
 /// What is known of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,6 +303,8 @@ pub struct LeaseInfo {
 /// How the store stands.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// What tells this store's history from any other; kept for life, and never 0.
+    pub cluster: u64,
     pub revision: Revision,
     /// The oldest revision that can be read at; 0 where nothing was compacted or the engine cannot tell.
     pub compacted: Revision,

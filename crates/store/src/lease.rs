@@ -101,6 +101,11 @@ impl Leases {
         })
     }
 
+    /// Every lease with the seconds it was granted.
+    pub(crate) fn granted(&self) -> Vec<(LeaseId, i64)> {
+        self.by_id.iter().map(|(id, lease)| (*id, lease.granted_seconds)).collect()
+    }
+
     pub(crate) fn ids(&self) -> Vec<LeaseId> {
         let mut ids: Vec<_> = self.by_id.keys().copied().collect();
         ids.sort();

@@ -4,8 +4,11 @@
 
 pub mod contract;
 pub mod embedded;
+pub mod etcd;
+pub mod front;
 mod lease;
 pub mod memory;
 mod txn;
+mod wire;
 
 pub use contract::*;

@@ -47,6 +47,7 @@ struct Heard {
 }
 
 struct State {
+    cluster: u64,
     revision: Revision,
     compacted: Revision,
     keys: BTreeMap<Bytes, KeyValue>,
@@ -59,6 +60,7 @@ impl Engine {
     pub fn new() -> Arc<Engine> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
+                cluster: rand::random_range(1..=u64::MAX),
                 revision: Revision(1),
                 compacted: Revision(0),
                 keys: BTreeMap::new(),
@@ -307,7 +309,8 @@ impl Store for Engine {
 
     async fn status(&self) -> Result<Status, Error> {
         let state = self.shared.state.lock();
-        Ok(Status { revision: state.revision, compacted: state.compacted, size: 0, size_in_use: 0 })
+        let (cluster, revision, compacted) = (state.cluster, state.revision, state.compacted);
+        Ok(Status { cluster, revision, compacted, size: 0, size_in_use: 0 })
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {

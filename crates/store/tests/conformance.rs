@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod cases;
+mod peers;
 
 use std::sync::Arc;
 
-use store::{Store, embedded, memory};
+use store::{Store, embedded, etcd, memory};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_the_contract() {
@@ -19,6 +20,38 @@ async fn embedded_keeps_the_contract() {
         let dir = tempfile::tempdir().unwrap();
         let engine = embedded::Engine::open(dir.path(), embedded::Config::default()).await.unwrap();
         (engine as Arc<dyn Store>, dir)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_front_keeps_the_contract() {
+    cases::all(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = embedded::Engine::open(dir.path(), embedded::Config::default()).await.unwrap();
+        let front = peers::Front::start(engine).await;
+        let client = etcd::Engine::connect(etcd::Config::new(vec![front.url()])).await.unwrap();
+        (client as Arc<dyn Store>, (front, dir))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_etcd_keeps_the_contract() {
+    let Some(program) = &peers::program("etcd", "etcd-server") else { return };
+    cases::all(|| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let etcd = peers::Etcd::start(program, dir.path());
+        let mut config = etcd::Config::new(vec![etcd.url.clone()]);
+        config.connect_timeout = std::time::Duration::from_secs(10);
+        let client = loop {
+            // It refuses connections until it listens.
+            match etcd::Engine::connect(config.clone()).await {
+                Ok(client) => break client,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        };
+        (client as Arc<dyn Store>, (etcd, dir))
     })
     .await;
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -15,6 +16,7 @@ pub struct Cluster {
     dir: TempDir,
     before: Traces,
     is_up: bool,
+    came_up_in: Duration,
 }
 
 /// How a program ended and what it printed.
@@ -45,13 +47,14 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("tiphys-test-").tempdir()?;
         std::fs::create_dir(dir.path().join("home"))?;
         let name = format!("{name}-{}", std::process::id());
-        let cluster = Cluster { name, dir, before: Traces::now()?, is_up: true };
-        let (count, kubeconfig) = (nodes.to_string(), cluster.kubeconfig());
-        let mut all =
-            vec!["up", "--nodes", &count, "--kubeconfig", kubeconfig.to_str().context("not UTF-8")?];
-        all.extend(arguments);
+        let before = Traces::now()?;
+        let mut cluster = Cluster { name, dir, before, is_up: true, came_up_in: Duration::ZERO };
+        let count = nodes.to_string();
+        let all = [&["up", "--nodes", &count], arguments].concat();
+        let start = Instant::now();
         // On failure `cluster` is dropped, which takes away what `up` had made by then.
         cluster.tiphys(&all)?;
+        cluster.came_up_in = start.elapsed();
         Ok(cluster)
     }
 
@@ -60,14 +63,24 @@ impl Cluster {
         &self.name
     }
 
-    /// Where it keeps its state.
-    pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+    /// How long `tiphys up` took, which returns when the nodes are Ready.
+    pub fn came_up_in(&self) -> Duration {
+        self.came_up_in
+    }
+
+    /// `TIPHYS_STATE` of its processes: below it lies a directory with the cluster's name.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// `TIPHYS_RUN` of its processes.
+    fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
     }
 
     /// Its administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("kubeconfig")
+        self.state_dir().join(&self.name).join("kubeconfig")
     }
 
     /// Runs `tiphys` on this cluster; it must succeed. The first argument is the command.
@@ -79,8 +92,9 @@ impl Cluster {
         // `image import` and its like are commands of two words.
         let second = rest.first().filter(|word| *command == "image" && !word.starts_with('-'));
         let mut program = Command::new(place::tiphys()?);
-        program.arg(command).args(second).args(["--name", &self.name]).arg("--data-dir").arg(self.data_dir());
+        program.arg(command).args(second).args(["--name", &self.name]);
         program.args(&rest[usize::from(second.is_some())..]);
+        program.env("TIPHYS_STATE", self.state_dir()).env("TIPHYS_RUN", self.run_dir());
         program.env("HOME", self.dir.path().join("home")).env_remove("KUBECONFIG");
         run(program, None)?.success(&format!("tiphys {}", arguments.join(" ")))
     }
@@ -90,7 +104,7 @@ impl Cluster {
     /// # Errors
     /// `tiphys image import` fails.
     pub fn import(&self, image: &Image) -> Result<()> {
-        self.tiphys(&["image", "import", image.oci.to_str().context("not UTF-8")?])?;
+        self.tiphys(&["image", "import", &text(&image.oci)?])?;
         Ok(())
     }
 
@@ -130,13 +144,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// The environment in which a page's commands use this cluster: `kubectl`, `helm` and `tiphys` on the
-    /// path, `CLUSTER` and `DATA_DIR` for the latter.
+    /// The environment in which a page's commands use this cluster: `kubectl` and `tiphys` are on the path,
+    /// `CLUSTER` is its name, `TREE` the source tree.
     ///
     /// # Errors
     /// A program is missing, or a path isn't UTF-8.
     pub fn environment(&self) -> Result<Vec<(String, String)>> {
-        environment(&self.kubeconfig(), &self.dir.path().join("home"), &self.name, &self.data_dir())
+        let mut variables = environment(&self.kubeconfig(), &self.dir.path().join("home"), &self.name)?;
+        variables.push(("TIPHYS_STATE".into(), text(&self.state_dir())?));
+        variables.push(("TIPHYS_RUN".into(), text(&self.run_dir())?));
+        Ok(variables)
     }
 
     /// Takes the cluster down with its state.
@@ -152,10 +169,11 @@ impl Cluster {
             return Ok(());
         }
         self.tiphys(&["down", "--purge"])?;
-        let dir = self.dir.path().to_str().context("not UTF-8")?;
-        let left = self.before.added_naming(&Traces::now()?, &[&self.name, dir]);
+        let dir = text(self.dir.path())?;
+        let left = self.before.added_naming(&Traces::now()?, &[&self.name, &dir]);
         ensure!(left.is_empty(), "left behind by {}: {left:#?}", self.name);
-        ensure!(!self.data_dir().exists(), "{} is still there after down --purge", self.data_dir().display());
+        let state = self.state_dir().join(&self.name);
+        ensure!(!state.exists(), "{} is still there after down --purge", state.display());
         Ok(())
     }
 }
@@ -182,14 +200,11 @@ impl Output {
     }
 }
 
-/// See [`Cluster::environment`]; for a cluster that somebody else made.
-pub fn environment(
-    kubeconfig: &Path,
-    home: &Path,
-    name: &str,
-    data_dir: &Path,
-) -> Result<Vec<(String, String)>> {
-    let text = |path: &Path| Ok::<_, anyhow::Error>(path.to_str().with_context(|| format!("{path:?} isn't UTF-8"))?.to_owned());
+/// See [`Cluster::environment`]; for a cluster that somebody else made in the usual place.
+///
+/// # Errors
+/// As there.
+pub fn environment(kubeconfig: &Path, home: &Path, name: &str) -> Result<Vec<(String, String)>> {
     let mut path = String::new();
     for program in [place::kubectl()?, place::tiphys()?] {
         path += &text(program.parent().context("a program lies in a directory")?)?;
@@ -201,11 +216,14 @@ pub fn environment(
         ("KUBECONFIG", text(kubeconfig)?),
         ("HOME", text(home)?),
         ("CLUSTER", name.to_owned()),
-        ("DATA_DIR", text(data_dir)?),
         ("TREE", text(place::tree())?),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .to_vec())
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path.to_str().with_context(|| format!("{} isn't UTF-8", path.display()))?.to_owned())
 }
 
 fn run(mut program: Command, input: Option<&str>) -> Result<Output> {

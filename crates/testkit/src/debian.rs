@@ -84,9 +84,16 @@ impl Package {
 
 /// What the lists say of some packages; names that no real package has are left out.
 fn show(names: &[String]) -> Result<Vec<Package>> {
+    // Its index is kept here, since a machine made for containers doesn't keep it and takes a second each time.
+    let index = |kind: &str| {
+        Ok::<_, anyhow::Error>(format!(
+            "Dir::Cache::{kind}={}",
+            place::cache("packages")?.join(kind).display()
+        ))
+    };
     // apt-cache exits non-zero if one name is virtual, with the others printed all the same.
     let out = Command::new("apt-cache")
-        .args(["show", "--no-all-versions"])
+        .args(["-o", &index("pkgcache")?, "-o", &index("srcpkgcache")?, "show", "--no-all-versions"])
         .args(names)
         .output()
         .context("couldn't start apt-cache")?;

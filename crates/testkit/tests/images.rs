@@ -1,5 +1,7 @@
 //! The images are what they say: they are unpacked and run in namespaces of their own.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 use std::path::Path;
 use std::process::Command;
 

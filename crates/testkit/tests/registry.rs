@@ -1,5 +1,7 @@
 //! The registry answers as the distribution specification says, to whom it should.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;

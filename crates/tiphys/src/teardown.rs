@@ -14,7 +14,7 @@ pub async fn node(name: &Name, settings: &Settings) -> anyhow::Result<()> {
     let id = format!("{name}-{}", settings.node_name);
     let paths = Paths { root: name.state() };
     let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
-    for sandbox in service.list_pod_sandboxes(None).await? {
+    for sandbox in service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await? {
         service.stop_pod_sandbox(&sandbox.id).await?;
         service.remove_pod_sandbox(&sandbox.id).await?;
     }

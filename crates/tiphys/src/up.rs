@@ -20,6 +20,8 @@ use crate::server::{self, context_name};
 
 /// How long a cluster may take to be ready before its log is pointed at.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to end before it is ended by force.
+const TERMINATION: Duration = Duration::from_secs(15);
 
 #[derive(Args)]
 pub struct DownFlags {
@@ -237,19 +239,21 @@ fn remove_dir(path: &Path) -> anyhow::Result<()> {
 
 /// Ends a server and waits for its end.
 async fn terminate(pid: Pid) -> anyhow::Result<()> {
-    use tokio::io::unix::AsyncFd;
     let raw = rustix::process::Pid::from_raw(pid.as_raw()).context("a pid")?;
-    let handle = match rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::NONBLOCK) {
+    let handle = match rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) {
         Ok(handle) => handle,
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error).context("following the server"),
     };
     kill(pid, Signal::SIGTERM).context("ending the server")?;
-    let exited = AsyncFd::register(handle)?;
-    let patience = Duration::from_secs(15);
-    if tokio::time::timeout(patience, exited.readable()).await.is_err() {
+    let exited = tokio::task::spawn_blocking(move || -> rustix::io::Result<bool> {
+        let patience = rustix::time::Timespec { tv_sec: TERMINATION.as_secs().cast_signed(), tv_nsec: 0 };
+        let mut polled = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+        Ok(rustix::event::poll(&mut polled, Some(&patience))? > 0)
+    })
+    .await??;
+    if !exited {
         kill(pid, Signal::SIGKILL).context("ending the server by force")?;
-        exited.readable().await?.retain_ready();
     }
     Ok(())
 }

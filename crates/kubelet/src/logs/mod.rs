@@ -1,5 +1,7 @@
 //! Containers' log files.
 
+pub mod read;
+
 use std::path::Path;
 
 /// Removes a container's log and what it was rotated to.

@@ -6,5 +6,5 @@ mod register;
 mod status;
 
 pub use lease::renew;
-pub use machine::Machine;
+pub use machine::{Machine, disk, memory_available};
 pub use register::keep;

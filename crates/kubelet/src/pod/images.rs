@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::auth::credentials;
 use super::security::ImageUser;
-use super::spec;
 use crate::context::Context;
 use crate::events::Type;
 use crate::source::objects::Held;
@@ -153,9 +152,4 @@ fn shown(took: Duration) -> String {
         Some(whole) if millis > 0 => format!("{whole}.{}s", format!("{millis:03}").trim_end_matches('0')),
         _ => rest,
     }
-}
-
-/// Whether any container of the pod uses `image`; for image garbage collection.
-pub fn names(pod: &Pod) -> impl Iterator<Item = &str> {
-    spec::containers(pod).filter_map(|(_, container)| container.image.as_deref())
 }

@@ -21,8 +21,6 @@ pub enum Job {
     Start(String),
     /// The container with this identifier, by when it has to be gone.
     Stop(String, Timestamp),
-    /// The limits of the container with this identifier.
-    Resize(String),
     Remove(String),
     TearDown,
     Delete,
@@ -94,6 +92,8 @@ pub struct Memory {
     /// When the worker began to end the pod.
     pub ending_since: Option<Timestamp>,
     pub torn: Torn,
+    /// The API has been told that nothing is left.
+    pub deleted: bool,
     /// The status as computed is what the API holds.
     pub status_written: bool,
     /// Containers a start of which has been tried since the worker began, for the next attempt's number.

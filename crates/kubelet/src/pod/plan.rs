@@ -416,7 +416,7 @@ impl Planner<'_> {
         let wanted = if deleting || memory.gone { Torn::Removed } else { Torn::Stopped };
         if memory.torn < wanted {
             self.act(Action::TearDown { remove: wanted == Torn::Removed });
-        } else if deleting && !memory.gone && memory.status_written {
+        } else if deleting && !memory.gone && !memory.deleted && memory.status_written {
             self.act(Action::Delete);
         }
     }

@@ -38,6 +38,8 @@ pub struct Worker {
     ctx: Arc<Context>,
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
+    /// Told when an object the pod refers to has come or changed.
+    objects: Arc<Notify>,
     registry: Arc<Registry>,
     pod: Arc<Pod>,
     mirror: Option<Arc<Pod>>,
@@ -65,12 +67,14 @@ impl Worker {
     ) -> Self {
         let first = desired.borrow().clone();
         let references = references::of(&first.pod);
-        let held = hold(&ctx, &first.pod, &references, &wake);
+        let objects = Arc::new(Notify::new());
+        let held = hold(&ctx, &first.pod, &references, &objects);
         let (probes, reports) = probe::Set::new(ctx.clone());
         let starting = CancellationToken::new();
         Self {
             desired,
             wake,
+            objects,
             registry,
             pod: first.pod,
             mirror: first.mirror,
@@ -114,10 +118,8 @@ impl Worker {
                     Ok(()) => self.desire(),
                     Err(_) => return,
                 },
-                () = self.wake.notified() => {
-                    self.retry_missing();
-                    self.observe().await;
-                }
+                () = self.wake.notified() => self.observe().await,
+                () = self.objects.notified() => self.retry_missing(),
                 Some(finished) = self.jobs.join_next() => self.finish(finished).await,
                 Some(report) = self.reports.recv() => self.report(&report),
                 () = timer => {
@@ -151,19 +153,23 @@ impl Worker {
             return;
         }
         let changed = desired.pod.spec != self.pod.spec;
+        let relabelled = desired.pod.metadata.labels != self.pod.metadata.labels
+            || desired.pod.metadata.annotations != self.pod.metadata.annotations;
         self.pod = desired.pod;
         if changed {
             self.memory.failures.clear();
             self.memory.images.clear();
             let references = references::of(&self.pod);
             if references != self.references {
-                self.held = hold(&self.ctx, &self.pod, &references, &self.wake);
+                self.held = hold(&self.ctx, &self.pod, &references, &self.objects);
                 self.references = references;
             }
         }
-        // Labels and annotations may be part of files.
-        self.memory.volumes_ready = false;
-        self.memory.volumes_failed = None;
+        if changed || relabelled {
+            // Labels and annotations may be part of files.
+            self.memory.volumes_ready = false;
+            self.memory.volumes_failed = None;
+        }
     }
 
     /// An object the pod refers to may have come or changed: files and what waits for it are tried again.
@@ -469,7 +475,7 @@ impl Worker {
                 self.memory.torn = if remove { Torn::Removed } else { Torn::Stopped };
             }
             Done::TearDown { result: Err(message), .. } => self.pause(Job::TearDown, "teardown", message),
-            Done::Delete(Ok(())) => {}
+            Done::Delete(Ok(())) => self.memory.deleted = true,
             Done::Delete(Err(error)) => self.pause(Job::Delete, "delete", error.to_string()),
             Done::Status(written) => self.written(*written),
         }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use registry::Verb;
 
 use super::gvk;
-use crate::kinds::{binding, configmap, event, eviction, namespace, node, pod, scale, secret, service};
+use crate::kinds::{
+    binding, configmap, endpoints, event, eviction, limits, namespace, node, pod, scale, secret, service,
+    volumeclaim, workload,
+};
 use crate::{Injected, Row, Settings, tables};
 
 fn core(kind: &str, plural: &str) -> Row {
@@ -19,10 +22,11 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .short(&["cm"])
             .strategy(configmap::Strategy),
         core("Endpoints", "endpoints")
+            .strategy(endpoints::Endpoints)
             .table(tables::network::endpoints())
             .short(&["ep"])
             .at("services/endpoints"),
-        core("LimitRange", "limitranges").short(&["limits"]),
+        core("LimitRange", "limitranges").strategy(limits::LimitRange).short(&["limits"]),
         core("Namespace", "namespaces")
             .table(tables::core::namespace())
             .cluster()
@@ -50,21 +54,25 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .connect("proxy", Some(gvk("", "v1", "NodeProxyOptions")), Arc::new(node::Proxy))
             .strategy(node::Strategy),
         core("PersistentVolumeClaim", "persistentvolumeclaims")
+            .strategy(volumeclaim::Claim)
             .table(tables::storage::persistent_volume_claim())
             .short(&["pvc"])
             .status()
             .answers_deleted(),
         core("PersistentVolume", "persistentvolumes")
+            .strategy(volumeclaim::Volume)
             .table(tables::storage::persistent_volume())
             .cluster()
             .short(&["pv"])
             .status()
             .answers_deleted(),
         core("PodTemplate", "podtemplates")
+            .strategy(workload::PodTemplate)
             .table(tables::core::pod_template())
             .generation()
             .answers_deleted(),
         core("ReplicationController", "replicationcontrollers")
+            .strategy(workload::ReplicationController)
             .table(tables::workload::replication_controller())
             .at("controllers")
             .short(&["rc"])
@@ -74,6 +82,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::ReplicationController)),
         core("ResourceQuota", "resourcequotas")
+            .strategy(limits::ResourceQuota)
             .table(tables::core::resource_quota())
             .short(&["quota"])
             .status()

@@ -3,8 +3,9 @@
 
 use crate::{Row, tables};
 
-fn rbac(kind: &str, plural: &str) -> Row {
-    Row::new("rbac.authorization.k8s.io", "v1", kind, plural).strategy(crate::kinds::rbac::Strategy)
+fn rbac(kind: &str, plural: &str, cluster: bool) -> Row {
+    Row::new("rbac.authorization.k8s.io", "v1", kind, plural)
+        .strategy(crate::kinds::rbac::Strategy { cluster })
 }
 
 fn admission(kind: &str, plural: &str) -> Row {
@@ -20,17 +21,18 @@ fn flow(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
-        rbac("ClusterRole", "clusterroles").cluster(),
-        rbac("ClusterRoleBinding", "clusterrolebindings")
+        rbac("ClusterRole", "clusterroles", true).cluster(),
+        rbac("ClusterRoleBinding", "clusterrolebindings", true)
             .table(tables::access::cluster_role_binding())
             .cluster(),
-        rbac("Role", "roles"),
-        rbac("RoleBinding", "rolebindings").table(tables::access::role_binding()),
+        rbac("Role", "roles", false),
+        rbac("RoleBinding", "rolebindings", false).table(tables::access::role_binding()),
         admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies")
             .table(tables::access::mutating_admission_policy()),
         admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
             .table(tables::access::policy_binding()),
         admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
+            .strategy(crate::kinds::webhook::Configuration)
             .table(tables::access::webhook_configuration()),
         admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
             .table(tables::access::validating_admission_policy())
@@ -38,16 +40,21 @@ pub(super) fn rows() -> Vec<Row> {
         admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
             .table(tables::access::policy_binding()),
         admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
+            .strategy(crate::kinds::webhook::Configuration)
             .table(tables::access::webhook_configuration()),
         Row::new("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
+            .strategy(crate::kinds::csr::Strategy)
             .table(tables::access::certificate_signing_request())
             .cluster()
             .short(&["csr"])
             .fields(&["spec.signerName"])
             .status()
             .part("approval", std::sync::Arc::new(crate::kinds::csr::Approval)),
-        flow("FlowSchema", "flowschemas").table(tables::access::flow_schema()),
+        flow("FlowSchema", "flowschemas")
+            .strategy(crate::kinds::flowcontrol::FlowSchema)
+            .table(tables::access::flow_schema()),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations")
+            .strategy(crate::kinds::flowcontrol::PriorityLevel)
             .table(tables::access::priority_level_configuration()),
         Row::new("coordination.k8s.io", "v1", "Lease", "leases")
             .table(tables::node::lease())

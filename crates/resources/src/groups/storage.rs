@@ -1,5 +1,6 @@
 //! Networking, discovery, nodes, scheduling, storage, devices.
 
+use crate::kinds::{endpoints, network, storage as kinds, workload};
 use crate::{Row, tables};
 
 fn networking(kind: &str, plural: &str) -> Row {
@@ -17,12 +18,14 @@ fn resource(kind: &str, plural: &str) -> Row {
 pub(super) fn rows() -> Vec<Row> {
     vec![
         networking("Ingress", "ingresses")
+            .strategy(network::Ingress)
             .table(tables::network::ingress())
             .at("ingress")
             .short(&["ing"])
             .status()
             .generation(),
         networking("IngressClass", "ingressclasses")
+            .strategy(network::IngressClass)
             .table(tables::network::ingress_class())
             .cluster()
             .generation(),
@@ -32,6 +35,7 @@ pub(super) fn rows() -> Vec<Row> {
             .short(&["ip"])
             .fields(&["spec.parentRef"]),
         networking("NetworkPolicy", "networkpolicies")
+            .strategy(network::NetworkPolicy)
             .table(tables::network::network_policy())
             .short(&["netpol"])
             .generation(),
@@ -39,24 +43,35 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
             .table(tables::network::endpoint_slice())
             .generation()
-            .strategy(crate::kinds::endpointslice::Strategy),
+            .strategy(endpoints::EndpointSlice),
         Row::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses")
+            .strategy(kinds::RuntimeClass)
             .table(tables::node::runtime_class())
             .cluster(),
         Row::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
+            .strategy(workload::PriorityClass)
             .table(tables::node::priority_class())
             .cluster()
             .short(&["pc"]),
-        storage("CSIDriver", "csidrivers").table(tables::storage::csi_driver()).answers_deleted(),
-        storage("CSINode", "csinodes").table(tables::storage::csi_node()).answers_deleted(),
+        storage("CSIDriver", "csidrivers")
+            .strategy(kinds::CsiDriver)
+            .table(tables::storage::csi_driver())
+            .answers_deleted(),
+        storage("CSINode", "csinodes")
+            .strategy(kinds::CsiNode)
+            .table(tables::storage::csi_node())
+            .answers_deleted(),
         Row::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities")
+            .strategy(kinds::CsiStorageCapacity)
             .table(tables::storage::csi_storage_capacity())
             .answers_deleted(),
         storage("StorageClass", "storageclasses")
+            .strategy(kinds::StorageClass)
             .table(tables::storage::storage_class())
             .short(&["sc"])
             .answers_deleted(),
         storage("VolumeAttachment", "volumeattachments")
+            .strategy(kinds::VolumeAttachment)
             .table(tables::storage::volume_attachment())
             .status()
             .answers_deleted(),

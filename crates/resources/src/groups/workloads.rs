@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kinds::{scale, workload};
+use crate::kinds::{hpa, job, scale, workload};
 use crate::{Row, tables};
 
 fn apps(kind: &str, plural: &str) -> Row {
@@ -11,8 +11,11 @@ fn apps(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows() -> Vec<Row> {
     vec![
-        apps("ControllerRevision", "controllerrevisions").table(tables::workload::controller_revision()),
+        apps("ControllerRevision", "controllerrevisions")
+            .strategy(workload::ControllerRevision)
+            .table(tables::workload::controller_revision()),
         apps("DaemonSet", "daemonsets")
+            .strategy(workload::DaemonSet)
             .table(tables::workload::daemon_set())
             .short(&["ds"])
             .categories(&["all"])
@@ -27,6 +30,7 @@ pub(super) fn rows() -> Vec<Row> {
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector))
             .strategy(workload::Deployment),
         apps("ReplicaSet", "replicasets")
+            .strategy(workload::ReplicaSet)
             .table(tables::workload::replica_set())
             .short(&["rs"])
             .categories(&["all"])
@@ -35,6 +39,7 @@ pub(super) fn rows() -> Vec<Row> {
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector)),
         apps("StatefulSet", "statefulsets")
+            .strategy(workload::StatefulSet)
             .table(tables::workload::stateful_set())
             .short(&["sts"])
             .categories(&["all"])
@@ -42,6 +47,7 @@ pub(super) fn rows() -> Vec<Row> {
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector)),
         Row::new("batch", "v1", "CronJob", "cronjobs")
+            .strategy(job::CronJob)
             .table(tables::workload::cron_job())
             .short(&["cj"])
             .categories(&["all"])
@@ -53,13 +59,16 @@ pub(super) fn rows() -> Vec<Row> {
             .field("status.successful", &["status", "succeeded"], "0")
             .status()
             .generation()
-            .strategy(workload::Job),
+            .strategy(job::Job),
         Row::new("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            .strategy(hpa::Strategy)
+            .also("v1", Arc::new(hpa::V1))
             .table(tables::workload::horizontal_pod_autoscaler())
             .short(&["hpa"])
             .categories(&["all"])
             .status(),
         Row::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .strategy(workload::PodDisruptionBudget)
             .table(tables::workload::pod_disruption_budget())
             .short(&["pdb"])
             .status()

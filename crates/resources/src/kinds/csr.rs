@@ -1,7 +1,136 @@
 //! Certificate signing requests: approval has a path of its own.
 
 use api::Object;
+use api::field::{Bare, Errors, Path};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use registry::RequestContext;
 use registry::resource::PartHook;
+use serde_json::{Value, json};
+
+use crate::at::At;
+
+pub struct Strategy;
+
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+impl registry::Strategy for Strategy {
+    /// No rule for names but that they fit into a path.
+    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
+        api::names::path_segment(name)
+    }
+
+    /// Who asks is the server's to say.
+    fn prepare_create(&self, cx: &RequestContext, object: &mut Object) {
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(field);
+        }
+        if !cx.user.name.is_empty() {
+            spec.insert("username".into(), cx.user.name.as_str().into());
+        }
+        if !cx.user.uid.is_empty() {
+            spec.insert("uid".into(), cx.user.uid.as_str().into());
+        }
+        if !cx.user.groups.is_empty() {
+            spec.insert("groups".into(), json!(cx.user.groups));
+        }
+        if !cx.user.extra.is_empty() {
+            let extra: serde_json::Map<String, Value> =
+                cx.user.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+            spec.insert("extra".into(), Value::Object(extra));
+        }
+    }
+
+    fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        // What was asked stands.
+        if let Some(spec) = old.0.get("spec") {
+            new.0.insert("spec".into(), spec.clone());
+        }
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        let request = BASE64_STANDARD.decode(spec.str("request")).unwrap_or_default();
+        if !request.windows(PEM.len()).any(|w| w == PEM.as_bytes()) {
+            let bytes: Vec<String> = request.iter().map(|b| format!("0x{b:x}")).collect();
+            let shown = if request.is_empty() {
+                "[]byte(nil)".to_owned()
+            } else {
+                format!("[]byte{{{}}}", bytes.join(", "))
+            };
+            errors.invalid(
+                &Path::new("spec.request"),
+                Bare(shown),
+                "PEM block type must be CERTIFICATE REQUEST",
+            );
+        }
+        let usages = spec.items("usages");
+        if usages.is_empty() {
+            errors.required(&spec.path.child("usages"), "");
+        }
+        for (i, usage) in usages.iter().enumerate() {
+            if !USAGES.contains(&usage.text()) {
+                errors.not_supported(&usage.path, usage.text(), USAGES);
+            }
+            if usages[..i].iter().any(|u| u.text() == usage.text()) {
+                errors.duplicate(&usage.path, usage.text());
+            }
+        }
+        signer_name(&spec, errors);
+        if let Some(n) = spec.i64("expirationSeconds").filter(|n| *n < 600) {
+            let words = "may not specify a duration less than 600 seconds (10 minutes)";
+            spec.invalid("expirationSeconds", n, words, errors);
+        }
+    }
+}
+
+const PEM: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+
+fn signer_name(spec: &At<'_>, errors: &mut Errors) {
+    let name = spec.str("signerName");
+    if !spec.required("signerName", errors) {
+        return;
+    }
+    let parts = name.split_once('/').filter(|(domain, path)| domain.contains('.') && !path.is_empty());
+    let Some((domain, _)) = parts else {
+        let words = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        spec.invalid("signerName", name, words, errors);
+        return;
+    };
+    for fault in api::names::dns1123_subdomain(domain) {
+        spec.invalid(
+            "signerName",
+            name,
+            &format!("validating label {}: {fault}", api::field::quote(domain)),
+            errors,
+        );
+    }
+}
 
 /// `certificatesigningrequests/NAME/approval`: the conditions alone.
 pub struct Approval;

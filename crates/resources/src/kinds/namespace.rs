@@ -1,9 +1,12 @@
 //! Namespaces: a finalizer of their own holds them until their content is gone.
 
+use api::field::{Errors, Path};
 use api::{Object, names};
 use registry::RequestContext;
 use registry::resource::PartHook;
 use serde_json::{Value, json};
+
+use crate::at::At;
 
 pub struct Strategy;
 
@@ -36,6 +39,12 @@ impl registry::Strategy for Strategy {
             Some(spec) => new.0.insert("spec".into(), spec.clone()),
             None => new.0.remove("spec"),
         };
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        for finalizer in At::of(object, "spec").items("finalizers") {
+            registry::meta::finalizer_name(finalizer.text(), &Path::new("spec.finalizers"), errors);
+        }
     }
 
     fn held_back(&self, object: &Object) -> bool {

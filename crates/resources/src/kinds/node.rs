@@ -1,14 +1,100 @@
 //! Nodes, and the way to their kubelets.
 
-use api::{Object, Status};
+use api::field::{Errors, Path};
+use api::{Object, Status, names};
 use async_trait::async_trait;
 use registry::Engine;
 use registry::resource::{Connect, Target};
 use serde_json::Value;
 
+use crate::at::At;
+
 pub struct Strategy;
 
-impl registry::Strategy for Strategy {}
+const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+impl registry::Strategy for Strategy {
+    fn default(&self, object: &mut Object) {
+        if object.get(&["status", "allocatable"]).is_none()
+            && let Some(capacity) = object.get(&["status", "capacity"]).cloned()
+        {
+            object.set(&["status", "allocatable"], capacity);
+        }
+    }
+
+    fn keeps_new_status(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        let taints = spec.items("taints");
+        for (i, taint) in taints.iter().enumerate() {
+            // Their faults have stood under the metadata since the first release.
+            let at = At::new(taint.value, Path::new("metadata.taints").index(i));
+            at.check("key", names::qualified_name, errors);
+            for fault in names::label_value(at.str("value")) {
+                at.invalid("value", at.str("value"), &fault, errors);
+            }
+            match at.str("effect") {
+                "" => errors.required(&at.path.child("effect"), ""),
+                effect if EFFECTS.contains(&effect) => {}
+                other => errors.not_supported(&at.path.child("effect"), other, EFFECTS),
+            }
+            let twin = |t: &At<'_>| t.str("key") == at.str("key") && t.str("effect") == at.str("effect");
+            if taints[..i].iter().any(twin) {
+                errors.duplicate(&at.path, at.value);
+                if let Some(last) = errors.0.last_mut() {
+                    last.body.push_str(": taints must be unique by key and effect pair");
+                }
+            }
+        }
+        pod_cidrs(&spec, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let path = Path::new("spec");
+        let before = old.get(&["spec", "podCIDRs"]);
+        if before.is_some_and(|b| b.as_array().is_some_and(|l| !l.is_empty()))
+            && new.get(&["spec", "podCIDRs"]) != before
+        {
+            errors.forbidden(
+                &path.child("podCIDRs"),
+                "node updates may not change podCIDR except from \"\" to valid",
+            );
+        }
+        let provider = old.get_str(&["spec", "providerID"]);
+        if !provider.is_empty() && new.get_str(&["spec", "providerID"]) != provider {
+            errors.forbidden(
+                &path.child("providerID"),
+                "node updates may not change providerID except from \"\" to valid",
+            );
+        }
+    }
+}
+
+fn pod_cidrs(spec: &At<'_>, errors: &mut Errors) {
+    let all = spec.items("podCIDRs");
+    let shown = spec.raw("podCIDRs").cloned().unwrap_or_default();
+    for at in &all {
+        if at.text().parse::<ipnet::IpNet>().is_err() {
+            let words = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.invalid(&at.path, at.text(), words);
+        }
+    }
+    if all.len() > 1 {
+        let v6 = all.iter().filter(|a| a.text().contains(':')).count();
+        if all.len() > 2 || v6 != 1 {
+            spec.invalid("podCIDRs", &shown, "may specify no more than one CIDR for each IP family", errors);
+        }
+    }
+    for (i, at) in all.iter().enumerate() {
+        if all[..i].iter().any(|a| a.text() == at.text()) {
+            errors.duplicate(&at.path, at.text());
+        }
+    }
+}
 
 /// How a node's kubelet is reached, by the addresses and the port of its status.
 ///

@@ -1,26 +1,50 @@
 //! Pods: default fields, QoS, graceful deletion, streaming to the kubelet.
 
+use api::field::{Errors, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
 use registry::resource::{Connect, PartHook, Target};
 use registry::{Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::{node, podspec};
+use super::{node, podspec, podupdate};
+use crate::at::At;
 
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
     fn default(&self, object: &mut Object) {
         if let Some(Value::Object(spec)) = object.0.get_mut("spec") {
-            spec.entry("enableServiceLinks").or_insert(true.into());
             podspec::default(spec);
+            podspec::default_pod(spec);
         }
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
         let qos = qos_class(object);
         object.0.insert("status".into(), json!({"phase": "Pending", "qosClass": qos}));
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        podspec::validate(&At::of(object, "spec"), errors);
+        if object
+            .get(&["spec", "ephemeralContainers"])
+            .and_then(Value::as_array)
+            .is_some_and(|l| !l.is_empty())
+        {
+            errors.forbidden(&Path::new("spec.ephemeralContainers"), "cannot be set on create");
+        }
+        mirror_annotation(object, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        podspec::validate(&At::of(new, "spec"), errors);
+        mirror_annotation(new, errors);
+        podupdate::validate(new, old, errors);
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        podspec::warnings(&At::of(new, "spec"))
     }
 
     fn grace_period(&self, object: &Object, asked: Option<i64>) -> Option<i64> {
@@ -30,6 +54,18 @@ impl registry::Strategy for Strategy {
         let unscheduled = object.get_str(&["spec", "nodeName"]).is_empty();
         let ended = matches!(object.get_str(&["status", "phase"]), "Failed" | "Succeeded");
         Some(if unscheduled || ended { 0 } else { seconds })
+    }
+}
+
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// A mirror of a node's own pod must say which node.
+fn mirror_annotation(pod: &Object, errors: &mut Errors) {
+    if let Some(mirror) = pod.annotation(MIRROR)
+        && pod.get_str(&["spec", "nodeName"]).is_empty()
+    {
+        let path = Path::new("metadata.annotations").key(MIRROR);
+        errors.invalid(&path, mirror, "must set spec.nodeName if mirror pod annotation is set");
     }
 }
 

@@ -11,6 +11,7 @@ use registry::resource::{Connect, Target};
 use registry::{Claim, Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
+use super::servicespec;
 use crate::Settings;
 
 pub struct Strategy {
@@ -134,7 +135,11 @@ impl registry::Strategy for Strategy {
                 port.insert("targetPort".into(), number);
             }
         }
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        if spec["sessionAffinity"] == "None" {
+            spec.remove("sessionAffinityConfig");
+        }
+        let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
             spec.entry("externalTrafficPolicy").or_insert("Cluster".into());
         }
         if kind == "LoadBalancer" {
@@ -147,7 +152,6 @@ impl registry::Strategy for Strategy {
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
         object.0.insert("status".into(), json!({"loadBalancer": {}}));
-        drop_unwanted(object);
     }
 
     fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
@@ -170,19 +174,11 @@ impl registry::Strategy for Strategy {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let ports = Path::new("spec.ports");
-        let list = object.get(&["spec", "ports"]).and_then(Value::as_array);
-        let headless = object.get_str(&["spec", "clusterIP"]) == "None";
-        let external = object.get_str(&["spec", "type"]) == "ExternalName";
-        if list.is_none_or(Vec::is_empty) && !headless && !external {
-            errors.required(&ports, "");
-        }
-        for (i, port) in list.into_iter().flatten().enumerate() {
-            let number = port.get("port").and_then(Value::as_i64).unwrap_or(0);
-            for fault in names::port_number(number) {
-                errors.invalid(&ports.index(i).child("port"), number, fault);
-            }
-        }
+        servicespec::validate(object, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        servicespec::validate_update(new, old, errors);
     }
 
     async fn claim(&self, engine: &Engine, new: &mut Object, old: Option<&Object>) -> Result<Claims, Status> {
@@ -365,7 +361,10 @@ fn drop_unwanted(service: &mut Object) {
                 port.remove("nodePort");
             }
         }
-        service.remove(&["spec", "externalTrafficPolicy"]);
+        let external = service.get(&["spec", "externalIPs"]).and_then(Value::as_array);
+        if external.is_none_or(Vec::is_empty) {
+            service.remove(&["spec", "externalTrafficPolicy"]);
+        }
         service.remove(&["spec", "healthCheckNodePort"]);
     }
 }

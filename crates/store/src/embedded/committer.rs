@@ -4,9 +4,10 @@
 //! the batch sees them and readers do not. Where the disk refuses the batch they are taken back, newest
 //! first, and everyone in the batch is told.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,6 +19,8 @@ use crate::txn::{self, Space};
 
 /// Bytes of rows after which a batch is full.
 const BATCH_BYTES: usize = 8 << 20;
+/// How long a batch may wait for writers that have just been answered. A sync takes several times this.
+const GATHER: Duration = Duration::from_micros(150);
 /// Events that one step of compaction forgets, and rows that it drops.
 const COMPACTION_STEP: usize = 2000;
 
@@ -76,6 +79,10 @@ pub(crate) struct Committer<L> {
     pub failed: bool,
     /// Why nothing can be written any more.
     pub broken: Option<Error>,
+    /// Commands that were gathered and did not fit the batch.
+    pub left: VecDeque<Command>,
+    /// Writers that are known to be about.
+    pub expected: usize,
 }
 
 /// One batch in the making.
@@ -101,7 +108,9 @@ impl<L: Log> Committer<L> {
     /// Runs until it is closed or nobody can ask any more.
     pub(crate) fn run(mut self) {
         loop {
-            let first = if self.has_leftover_work() {
+            let first = if let Some(left) = self.left.pop_front() {
+                Some(left)
+            } else if self.has_leftover_work() {
                 match self.queue.try_recv() {
                     Ok(command) => Some(command),
                     Err(mpsc::error::TryRecvError::Empty) => None,
@@ -131,6 +140,23 @@ impl<L: Log> Committer<L> {
         !self.garbage.is_empty() || state.history.has_before(state.compacted)
     }
 
+    /// Adds what has queued to `left`, waiting a little for as many as there were.
+    ///
+    /// Writers wait for their answer before they write again. Taking only what is there when a sync ends
+    /// would let the first of them have a sync alone while the others queue behind it.
+    fn gather(&mut self) {
+        let until = Instant::now() + GATHER;
+        while self.left.len() < self.shared.config.batch {
+            if let Ok(command) = self.queue.try_recv() {
+                self.left.push_back(command);
+            } else if self.left.len() + 1 < self.expected && Instant::now() < until {
+                std::thread::yield_now();
+            } else {
+                return;
+            }
+        }
+    }
+
     /// One batch. Answers whom to tell that it is closed.
     fn round(&mut self, first: Option<Command>) -> Option<oneshot::Sender<()>> {
         let batch = Batch { add: Vec::new(), remove: Vec::new(), leases: Vec::new(), summary: self.summary };
@@ -143,6 +169,9 @@ impl<L: Log> Committer<L> {
             bytes: 0,
         };
         let mut after = None;
+        if first.is_some() {
+            self.gather();
+        }
         {
             let shared = self.shared.clone();
             let mut state = shared.state.write();
@@ -156,11 +185,13 @@ impl<L: Log> Committer<L> {
                     command => self.take(&mut state, &mut round, command),
                 }
                 let full = round.answers.len() >= shared.config.batch || round.bytes >= BATCH_BYTES;
-                next = if full { None } else { self.queue.try_recv().ok() };
+                next = if full { None } else { self.left.pop_front() };
             }
             self.compaction_step(&mut state, &mut round);
         }
+        let taken = round.answers.len();
         self.write(round);
+        self.expected = taken + self.left.len() + self.queue.len();
         match after {
             Some(Command::Close(reply)) => Some(reply),
             Some(Command::Defragment(reply)) => {

@@ -25,6 +25,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 const MEMTABLE_BYTES: u64 = 4 << 20;
 const JOURNAL_BYTES: u64 = 64 << 20;
 const SUMMARY: &[u8] = b"summary";
+const CLUSTER: &[u8] = b"cluster";
 const LEASE: &[u8] = b"lease/";
 
 pub(crate) struct Disk {
@@ -70,6 +71,20 @@ impl Disk {
             Some(stored) => Summary::from_bytes(&stored)
                 .ok_or_else(|| damaged(&self.dir, "its summary row is not what was written")),
         }
+    }
+
+    /// The store's identity, which the first to ask makes.
+    fn cluster(&self) -> Result<u64, Error> {
+        let open = self.parts()?;
+        if let Some(stored) = open.meta.get(CLUSTER).map_err(|error| self.fault(error))? {
+            let stored = stored[..].try_into().map(u64::from_le_bytes);
+            return stored.map_err(|_| damaged(&self.dir, "its identity is unreadable"));
+        }
+        let cluster: u64 = rand::random_range(1..=u64::MAX);
+        let mut write = open.db.batch().durability(Some(PersistMode::SyncData));
+        write.insert(&open.meta, CLUSTER, &cluster.to_le_bytes()[..]);
+        write.commit().map_err(|error| self.fault(error))?;
+        Ok(cluster)
     }
 
     fn check_tail(&self) -> Result<(), Error> {
@@ -184,7 +199,7 @@ impl Log for Disk {
             let lease = id.zip(seconds).ok_or_else(|| damaged(&self.dir, "a lease is unreadable"))?;
             leases.push((LeaseId(lease.0), lease.1));
         }
-        Ok(Opened { summary, leases })
+        Ok(Opened { cluster: self.cluster()?, summary, leases })
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), Error> {

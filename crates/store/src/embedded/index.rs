@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::row::RowRef;
+use super::row::{RowId, RowRef};
 use crate::contract::{KeyValue, Keys, LeaseId, Range, RangeAnswer, Revision};
 
 /// One value a key has had; version 0 says that it was deleted.
@@ -117,6 +117,12 @@ impl Index {
         at: Revision,
     ) -> impl Iterator<Item = KeyValue> + 'a {
         self.select(keys, at).map(|(key, version)| key_value(key, version))
+    }
+
+    /// Every key there was at a revision, with the row that holds it.
+    pub(crate) fn live(&self, at: Revision) -> impl Iterator<Item = (RowId, KeyValue)> {
+        let there = self.keys.iter().filter_map(move |(key, versions)| Some((key, versions.at(at)?)));
+        there.map(|(key, version)| (version.row.id, key_value(key, version)))
     }
 
     /// Answers a range at `at`, whatever `range.revision` says.

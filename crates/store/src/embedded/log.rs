@@ -18,6 +18,8 @@ pub(crate) struct Batch {
 /// What was found when the log was opened, besides its rows.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    /// Chosen when the log was made.
+    pub cluster: u64,
     pub summary: Summary,
     pub leases: Vec<(LeaseId, i64)>,
 }

@@ -7,6 +7,7 @@
 //! | `hub` | watches |
 //! | `timers` | leases that end, history that ages, progress that is told |
 //! | `log`, `disk`, `row` | the seam to the disk, the database behind it, what a row is |
+//! | `snapshot` | backups, and stores made from them |
 //!
 //! Invariants: a revision is visible only when it is on disk; the index, the history and every watch share
 //! the same bytes; nobody but the committer changes the state, under a lock that is never held while
@@ -21,9 +22,11 @@ mod index;
 mod log;
 mod metrics;
 mod row;
+mod snapshot;
 mod state;
 mod timers;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::config::Config;
 pub use self::metrics::{Histogram, Metrics};
+pub use self::snapshot::restore;
 
 use self::committer::{Command, Committer};
 use self::disk::Disk;
@@ -93,6 +97,8 @@ impl Engine {
             garbage,
             failed: false,
             broken: None,
+            left: VecDeque::new(),
+            expected: 0,
         };
         // It ends when the last sender of its queue goes, which the engine and its timers own.
         std::thread::Builder::new()
@@ -184,12 +190,13 @@ impl Store for Engine {
 
     async fn status(&self) -> Result<Status, Error> {
         let state = self.shared.state.read();
-        let size = state.size;
-        Ok(Status { revision: state.durable, compacted: state.compacted, size, size_in_use: size })
+        let (cluster, size) = (state.cluster, state.size);
+        let (revision, compacted) = (state.durable, state.compacted);
+        Ok(Status { cluster, revision, compacted, size, size_in_use: size })
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {
-        Err(Error::Unsupported { what: "a snapshot" })
+        Ok(snapshot::take(&self.shared.state.read()))
     }
 
     async fn defragment(&self) -> Result<(), Error> {

@@ -46,10 +46,15 @@ impl RowId {
     }
 }
 
+/// Bytes that [`encode`] makes of an event.
+pub(crate) fn length(kv: &KeyValue) -> usize {
+    FIXED + kv.key.len() + kv.value.len() + 4
+}
+
 /// Encodes an event. The CRC is the last four bytes.
 pub(crate) fn encode(id: RowId, event: &Event) -> (Vec<u8>, u32) {
     let kv = &event.kv;
-    let mut row = Vec::with_capacity(FIXED + kv.key.len() + kv.value.len() + 4);
+    let mut row = Vec::with_capacity(length(kv));
     row.push(match event.kind {
         EventKind::Put => 0,
         EventKind::Delete => 1,
@@ -177,6 +182,7 @@ mod tests {
             let id = RowId { revision: Revision(9), sub: 4 };
             let event = event(key, value, version);
             let (mut row, crc) = encode(id, &event);
+            prop_assert_eq!(row.len(), length(&event.kv));
             prop_assert_eq!(decode(id, &row), Some((event.kind, event.kv, crc)));
             prop_assert_eq!(RowId::from_bytes(&id.to_bytes()), Some(id));
             let at = flip.index(row.len());

@@ -33,6 +33,7 @@ pub(crate) struct State {
     /// The newest revision on disk: the one that readers read at.
     pub durable: Revision,
     pub compacted: Revision,
+    pub cluster: u64,
     pub size: u64,
     pub closed: bool,
 }
@@ -80,6 +81,7 @@ impl State {
             hub: Hub::default(),
             durable: revision,
             compacted,
+            cluster: opened.cluster,
             size: log.size(),
             closed: false,
         };

@@ -1,0 +1,146 @@
+//! Endpoints and endpoint slices.
+
+use api::Object;
+use api::field::{Errors, Path};
+use api::names;
+use serde_json::Value;
+
+use crate::at::{At, immutable};
+
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+
+pub struct Endpoints;
+
+impl registry::Strategy for Endpoints {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let all = At::of(object, "subsets");
+        for (i, subset) in all.value.as_array().into_iter().flatten().enumerate() {
+            let at = At::new(subset, all.path.index(i));
+            if at.len("addresses") + at.len("notReadyAddresses") == 0 {
+                errors.required(&at.path, "must specify `addresses` or `notReadyAddresses`");
+            }
+            for list in ["addresses", "notReadyAddresses"] {
+                for address in at.items(list) {
+                    address.check("ip", names::endpoint_address, errors);
+                    address.check_if_set("hostname", names::dns1123_label, errors);
+                    address.check_if_set("nodeName", names::dns1123_subdomain, errors);
+                }
+            }
+            let ports = at.items("ports");
+            for port in &ports {
+                if ports.len() > 1 {
+                    port.required("name", errors);
+                }
+                port.check_if_set("name", names::dns1123_label, errors);
+                let number = port.i64("port").unwrap_or(0);
+                for fault in names::port_number(number) {
+                    port.invalid("port", number, &fault, errors);
+                }
+                port.one_of("protocol", PROTOCOLS, errors);
+                port.check_if_set("appProtocol", names::qualified_name, errors);
+            }
+        }
+    }
+}
+
+pub struct EndpointSlice;
+
+impl registry::Strategy for EndpointSlice {
+    fn default(&self, object: &mut Object) {
+        for port in object.0.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::Object(port) = port {
+                port.entry("name").or_insert("".into());
+                port.entry("protocol").or_insert("TCP".into());
+            }
+        }
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let kind = At::of(object, "addressType");
+        let supported = ["FQDN", "IPv4", "IPv6"];
+        if kind.text().is_empty() {
+            errors.required(&kind.path, "");
+        } else if !supported.contains(&kind.text()) {
+            errors.not_supported(&kind.path, kind.text(), &supported);
+        }
+        let all = At::of(object, "endpoints");
+        let list = all.value.as_array().map_or(&[][..], Vec::as_slice);
+        if list.len() > 1000 {
+            errors.too_many(&all.path, list.len(), 1000);
+        }
+        for (i, endpoint) in list.iter().enumerate() {
+            one(&At::new(endpoint, all.path.index(i)), kind.text(), errors);
+        }
+        ports(object, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let path = ["addressType"];
+        immutable(new.get(&path), old.get(&path), &Path::new("addressType"), errors);
+    }
+}
+
+fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
+    let addresses = at.items("addresses");
+    let path = at.path.child("addresses");
+    if addresses.is_empty() {
+        errors.required(&path, "must contain at least 1 address");
+    } else if addresses.len() > 100 {
+        errors.too_many(&path, addresses.len(), 100);
+    }
+    for address in &addresses {
+        let text = address.text();
+        match kind {
+            "IPv4" if text.parse::<std::net::Ipv4Addr>().is_err() => {
+                errors.invalid(&address.path, text, "must be a valid IPv4 address");
+            }
+            "IPv6" if text.parse::<std::net::Ipv6Addr>().is_err() => {
+                errors.invalid(&address.path, text, "must be a valid IPv6 address");
+            }
+            "IPv4" | "IPv6" => address.check_self(names::endpoint_address, errors),
+            "FQDN" => {
+                let name = text.strip_suffix('.').unwrap_or(text);
+                for fault in names::dns1123_subdomain(name) {
+                    errors.invalid(&address.path, text, fault);
+                }
+            }
+            _ => {}
+        }
+    }
+    at.check_if_set("nodeName", names::dns1123_subdomain, errors);
+    registry::meta::labels(at.raw("deprecatedTopology"), &at.path.child("deprecatedTopology"), errors);
+    at.check_if_set("hostname", names::dns1123_label, errors);
+    for hints in ["forZones", "forNodes"] {
+        let zones = at.field("hints").items(hints);
+        for (i, zone) in zones.iter().enumerate() {
+            zone.check_if_set("name", names::label_value, errors);
+            if zones[..i].iter().any(|z| z.str("name") == zone.str("name")) {
+                errors.duplicate(&zone.path.child("name"), zone.str("name"));
+            }
+        }
+    }
+}
+
+fn ports(object: &Object, errors: &mut Errors) {
+    let all = At::of(object, "ports");
+    let list = all.value.as_array().map_or(&[][..], Vec::as_slice);
+    if list.len() > 20_000 {
+        errors.too_many(&all.path, list.len(), 20_000);
+    }
+    for (i, port) in list.iter().enumerate() {
+        let at = At::new(port, all.path.index(i));
+        at.check_if_set("name", names::dns1123_label, errors);
+        let name = at.str("name");
+        if list[..i].iter().any(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == name) {
+            errors.duplicate(&at.path.child("name"), name);
+        }
+        at.one_of("protocol", PROTOCOLS, errors);
+        if let Some(number) = at.i64("port") {
+            for fault in names::port_number(number) {
+                at.invalid("port", number, &fault, errors);
+            }
+        }
+        at.check_if_set("appProtocol", names::qualified_name, errors);
+    }
+}

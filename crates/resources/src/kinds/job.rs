@@ -1,0 +1,353 @@
+//! Jobs and cron jobs.
+
+use api::Object;
+use api::field::{Errors, Path};
+use registry::RequestContext;
+use serde_json::{Value, json};
+
+use super::{cron, podspec};
+use crate::at::{At, immutable, label_selector, selector_matches};
+
+pub struct Job;
+
+const UID: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+const PARALLELISM_MAX_INDEXED: i64 = 100_000;
+
+impl registry::Strategy for Job {
+    fn name_faults(&self, name: &str, generated: bool) -> Vec<String> {
+        api::names::dns1123_subdomain(if generated { name.trim_end_matches('-') } else { name })
+    }
+
+    fn default(&self, object: &mut Object) {
+        let labels = object.get(&["spec", "template", "metadata", "labels"]).cloned();
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
+            spec.insert("completions".into(), json!(1));
+        }
+        spec.entry("parallelism").or_insert(json!(1));
+        let limit = if spec.contains_key("backoffLimitPerIndex") { i64::from(i32::MAX) } else { 6 };
+        spec.entry("backoffLimit").or_insert(json!(limit));
+        let replace = if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+        spec.entry("podReplacementPolicy").or_insert(replace.into());
+        spec.entry("manualSelector").or_insert(json!(false));
+        spec.entry("suspend").or_insert(json!(false));
+        spec.entry("completionMode").or_insert("NonIndexed".into());
+        let rules = spec.get_mut("podFailurePolicy").and_then(|p| p.get_mut("rules")?.as_array_mut());
+        for rule in rules.into_iter().flatten() {
+            let patterns = rule.get_mut("onPodConditions").and_then(Value::as_array_mut);
+            for pattern in patterns.into_iter().flatten() {
+                if let Value::Object(pattern) = pattern {
+                    super::workload::fill(pattern, "status", "True");
+                }
+            }
+        }
+        super::workload::default_template(object, &["template"]);
+        if let Some(labels) = labels
+            && object.labels().is_none_or(|l| l.is_empty())
+        {
+            object.set_meta("labels", labels);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        if object.get(&["spec", "manualSelector"]).and_then(Value::as_bool) != Some(true) {
+            generate_selector(object);
+        }
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        generated_selector(object, errors);
+        let spec = At::of(object, "spec");
+        if !spec.has("selector") {
+            errors.required(&spec.path.child("selector"), "");
+        } else {
+            label_selector(&spec.field("selector"), errors);
+        }
+        let template = spec.field("template");
+        let labels = template.field("metadata").map("labels");
+        let matches = spec.raw("selector").is_some_and(|s| selector_matches(s, labels));
+        if !matches {
+            let shown = template.field("metadata").raw("labels").cloned().unwrap_or_default();
+            errors.invalid(
+                &template.path.child("metadata").child("labels"),
+                &shown,
+                "`selector` does not match template `labels`",
+            );
+        }
+        validate_spec(&spec, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let (a, b) = (At::of(new, "spec"), At::of(old, "spec"));
+        let keep = |field: &str, errors: &mut Errors| {
+            immutable(a.raw(field), b.raw(field), &a.path.child(field), errors);
+        };
+        // An indexed job may grow and shrink together with its parallelism.
+        let elastic = a.str("completionMode") == "Indexed"
+            && a.i64("completions").is_some()
+            && a.i64("completions") == a.i64("parallelism");
+        if !elastic {
+            keep("completions", errors);
+        }
+        keep("selector", errors);
+        keep_template(&a, &b, old, errors);
+        keep("completionMode", errors);
+        keep("podFailurePolicy", errors);
+        keep("backoffLimitPerIndex", errors);
+        keep("managedBy", errors);
+        keep("successPolicy", errors);
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut all = Vec::new();
+        let spec = At::of(new, "spec");
+        if new.name().contains('.') || new.name().len() > 63 {
+            let faults = api::names::dns1123_label(new.name()).join(",");
+            all.push(format!(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{faults}]"
+            ));
+        }
+        all.extend(podspec::warnings(&spec.field("template").field("spec")));
+        all
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+}
+
+fn generate_selector(job: &mut Object) {
+    let (uid, name) = (job.uid().to_owned(), job.name().to_owned());
+    let given = job.get(&["spec", "selector"]).is_some_and(|s| !s.is_null());
+    let Some(Value::Object(template)) = job.0.get_mut("spec").and_then(|s| s.get_mut("template")) else {
+        return;
+    };
+    let labels = api::object::map_entry(api::object::map_entry(template, "metadata"), "labels");
+    for (keys, value) in [(NAME, name), (UID, uid.clone())] {
+        for key in keys {
+            labels.entry(key).or_insert(value.clone().into());
+        }
+    }
+    if !given {
+        job.set(&["spec", "selector"], json!({"matchLabels": {UID[1]: uid}}));
+    }
+    let labels = job.get(&["spec", "template", "metadata", "labels"]).cloned();
+    if let Some(labels) = labels {
+        let own = api::object::map_entry(job.metadata_mut(), "labels");
+        if own.is_empty()
+            && let Value::Object(labels) = labels
+        {
+            *own = labels;
+        }
+    }
+}
+
+/// What the server put in must have stayed.
+fn generated_selector(job: &Object, errors: &mut Errors) {
+    if job.get(&["spec", "manualSelector"]).and_then(Value::as_bool) == Some(true) {
+        return;
+    }
+    let spec = At::of(job, "spec");
+    let selector = spec.field("selector");
+    if selector.is_absent() {
+        return;
+    }
+    let labels = spec.field("template").field("metadata");
+    let path = labels.path.child("labels");
+    for (keys, value) in [(UID, job.uid()), (NAME, job.name())] {
+        for key in keys {
+            let held = labels.map("labels").and_then(|l| l.get(key)).and_then(Value::as_str);
+            if held.is_some_and(|h| h != value) {
+                let shown = labels.raw("labels").cloned().unwrap_or_default();
+                errors.invalid(&path.key(key), &shown, format!("must be '{value}'"));
+            }
+        }
+    }
+    let ours = |key: &str| {
+        selector
+            .map("matchLabels")
+            .is_some_and(|m| m.len() == 1 && m.get(key).and_then(Value::as_str) == Some(job.uid()))
+    };
+    if !(UID.iter().any(|k| ours(k)) && selector.len("matchExpressions") == 0) {
+        errors.invalid(&selector.path, selector.value, "`selector` not auto-generated");
+    }
+}
+
+/// The template may change only while the job is suspended and has not begun, and then in part.
+fn keep_template(new: &At<'_>, old: &At<'_>, job: &Object, errors: &mut Errors) {
+    let started = job.get(&["status", "startTime"]).is_some();
+    let suspended = old.is("suspend") && !started;
+    let strip = |at: &At<'_>| {
+        let mut template = at.raw("template").cloned().unwrap_or_default();
+        if suspended {
+            if let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+                meta.remove("annotations");
+                meta.remove("labels");
+            }
+            if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+                for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+                    spec.remove(field);
+                }
+                if let Some(Value::Object(affinity)) = spec.get_mut("affinity") {
+                    affinity.remove("nodeAffinity");
+                }
+                spec.remove("affinity");
+            }
+        }
+        template
+    };
+    if strip(new) != strip(old) {
+        let shown = new.raw("template").cloned().unwrap_or_default();
+        errors.invalid(&new.path.child("template"), &shown, "field is immutable");
+    }
+}
+
+/// Faults of a job's spec, in a job or in a cron job's template.
+fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
+    spec.all_non_negative(
+        &[
+            "parallelism",
+            "completions",
+            "activeDeadlineSeconds",
+            "backoffLimit",
+            "ttlSecondsAfterFinished",
+            "backoffLimitPerIndex",
+            "maxFailedIndexes",
+        ],
+        errors,
+    );
+    spec.one_of_if_set("completionMode", &["Indexed", "NonIndexed"], errors);
+    if spec.str("completionMode") == "Indexed" {
+        if !spec.has("completions") {
+            errors.required(&spec.path.child("completions"), "when completion mode is Indexed");
+        }
+        if let Some(n) = spec.i64("parallelism").filter(|n| *n > PARALLELISM_MAX_INDEXED) {
+            let words = "must be less than or equal to 100000 when completion mode is Indexed";
+            spec.invalid("parallelism", n, words, errors);
+        }
+    }
+    let template = spec.field("template");
+    failure_policy(spec, errors);
+    podspec::template(&template, errors);
+    let pod = template.field("spec");
+    let restart = pod.str("restartPolicy");
+    let path = pod.path.child("restartPolicy");
+    match restart {
+        "" | "Always" => errors.required(&path, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" | "Never" => {}
+        other => errors.not_supported(&path, other, &["OnFailure", "Never"]),
+    }
+    if spec.has("podFailurePolicy") && restart != "Never" {
+        errors.invalid(&path, restart, "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+fn failure_policy(spec: &At<'_>, errors: &mut Errors) {
+    let pod = spec.field("template").field("spec");
+    let known: Vec<&str> =
+        ["containers", "initContainers"].iter().flat_map(|l| pod.items(l)).map(|c| c.str("name")).collect();
+    let policy = spec.field("podFailurePolicy");
+    for rule in policy.items("rules") {
+        rule.one_of("action", &["Count", "FailIndex", "FailJob", "Ignore"], errors);
+        match (rule.some("onExitCodes"), rule.len("onPodConditions") > 0) {
+            (Some(_), true) => errors.invalid(
+                &rule.path,
+                api::field::Bare("nil".into()),
+                "specifying both OnExitCodes and OnPodConditions is not supported",
+            ),
+            (None, false) => errors.invalid(
+                &rule.path,
+                api::field::Bare("nil".into()),
+                "specifying one of OnExitCodes and OnPodConditions is required",
+            ),
+            _ => {}
+        }
+        if let Some(codes) = rule.some("onExitCodes") {
+            exit_codes(&codes, &known, errors);
+        }
+        for pattern in rule.items("onPodConditions") {
+            pattern.check("type", api::names::qualified_name, errors);
+            pattern.one_of("status", &["False", "True", "Unknown"], errors);
+        }
+    }
+}
+
+fn exit_codes(codes: &At<'_>, known: &[&str], errors: &mut Errors) {
+    let operator = codes.str("operator");
+    codes.one_of("operator", &["In", "NotIn"], errors);
+    let container = codes.str("containerName");
+    if !container.is_empty() && !known.contains(&container) {
+        let words = "must be one of the container or initContainer names in the pod template";
+        codes.invalid("containerName", container, words, errors);
+    }
+    let values = codes.items("values");
+    if values.is_empty() {
+        let words = "must have at least one value";
+        codes.invalid("values", codes.raw("values").cloned().unwrap_or_default(), words, errors);
+    }
+    for (i, at) in values.iter().enumerate() {
+        let n = at.value.as_i64().unwrap_or(0);
+        if values[..i].iter().any(|v| v.value == at.value) {
+            errors.duplicate(&at.path, n);
+        } else if operator == "In" && n == 0 {
+            errors.invalid(&at.path, n, "must not be 0 for the In operator");
+        }
+    }
+}
+
+pub struct CronJob;
+
+impl registry::Strategy for CronJob {
+    fn default(&self, object: &mut Object) {
+        super::workload::default_template(object, &["jobTemplate", "spec", "template"]);
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        let (schedule, zone) = (spec.str("schedule"), spec.str("timeZone"));
+        if spec.required("schedule", errors) {
+            if let Err(why) = cron::check(schedule) {
+                spec.invalid("schedule", schedule, &why, errors);
+            }
+            if !zone.is_empty() && schedule.contains("TZ") {
+                let words = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+                spec.invalid("schedule", schedule, words, errors);
+            } else if schedule.contains("TZ") {
+                let words = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+                spec.invalid("schedule", schedule, words, errors);
+            }
+        }
+        if spec.has("timeZone") {
+            time_zone(&spec, zone, errors);
+        }
+        spec.non_negative("startingDeadlineSeconds", errors);
+        spec.one_of("concurrencyPolicy", &["Allow", "Forbid", "Replace"], errors);
+        let job = spec.field("jobTemplate").field("spec");
+        validate_spec(&job, errors);
+        if job.is("manualSelector") {
+            errors.not_supported(&job.path.child("manualSelector"), true, &["nil", "false"]);
+        }
+        spec.all_non_negative(&["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
+        if object.name().len() > 52 {
+            errors.invalid(&Path::new("metadata.name"), object.name(), "must be no more than 52 characters");
+        }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let spec = At::of(new, "spec");
+        podspec::warnings(&spec.field("jobTemplate").field("spec").field("template").field("spec"))
+    }
+}
+
+fn time_zone(spec: &At<'_>, zone: &str, errors: &mut Errors) {
+    if zone.is_empty() {
+        spec.invalid("timeZone", zone, "must be nil or non-empty string", errors);
+    } else if zone.eq_ignore_ascii_case("local") {
+        let words = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        spec.invalid("timeZone", zone, words, errors);
+    } else if jiff::tz::TimeZone::get(zone).is_err() {
+        spec.invalid("timeZone", zone, &format!("unknown time zone {zone}"), errors);
+    }
+}

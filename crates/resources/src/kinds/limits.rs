@@ -1,0 +1,202 @@
+//! Limit ranges and resource quotas.
+
+use api::field::{Errors, Path};
+use api::{Object, Quantity, names};
+use serde_json::{Map, Value};
+
+use super::podspec::{self, Place};
+use crate::at::{At, quantity};
+
+pub struct LimitRange;
+
+impl registry::Strategy for LimitRange {
+    fn default(&self, object: &mut Object) {
+        let limits = object.0.get_mut("spec").and_then(|s| s.get_mut("limits")?.as_array_mut());
+        for item in limits.into_iter().flatten() {
+            let Value::Object(item) = item else { continue };
+            if item.get("type").and_then(Value::as_str) == Some("Container") {
+                fill_missing(item, "default", "max");
+                fill_missing(item, "defaultRequest", "default");
+                fill_missing(item, "defaultRequest", "min");
+            }
+        }
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let limits = At::of(object, "spec").items("limits");
+        for (i, at) in limits.iter().enumerate() {
+            let kind = at.str("type");
+            at.check("type", limit_type, errors);
+            if limits[..i].iter().any(|l| l.str("type") == kind) {
+                errors.duplicate(&at.path.child("type"), kind);
+            }
+            one(at, kind, errors);
+        }
+    }
+}
+
+fn limit_type(value: &str) -> Vec<String> {
+    let faults = names::qualified_name(value);
+    if faults.is_empty()
+        && !value.contains('/')
+        && !matches!(value, "Pod" | "Container" | "PersistentVolumeClaim")
+    {
+        return vec!["must be a standard limit type or fully qualified".into()];
+    }
+    faults
+}
+
+fn fill_missing(item: &mut Map<String, Value>, into: &str, from: &str) {
+    let Some(Value::Object(values)) = item.get(from).cloned() else { return };
+    let target = api::object::map_entry(item, into);
+    for (name, value) in values {
+        target.entry(name).or_insert(value);
+    }
+}
+
+fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
+    let place = if kind == "Container" { Place::Container } else { Place::Other };
+    for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+        for (name, _, entry) in at.quantities(list) {
+            podspec::resource_name(name, &entry, place, errors);
+        }
+    }
+    if kind == "Pod" {
+        for list in ["default", "defaultRequest"] {
+            if at.len(list) > 0 {
+                errors.forbidden(&at.path.child(list), "may not be specified when `type` is 'Pod'");
+            }
+        }
+    }
+    let amount = |list: &str, name: &str| at.field(list).raw(name).and_then(quantity);
+    let mut names: Vec<&str> = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
+        .iter()
+        .flat_map(|list| at.entries(list).into_iter().map(|(name, _)| name))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let path = |list: &str| at.path.child(list).key(name);
+        let mut over = |low: &str, low_word: &str, high: &str, high_word: &str, list: &str| {
+            if let (Some(a), Some(b)) = (amount(low, name), amount(high, name))
+                && a > b
+            {
+                let words = format!("{low_word} value {a} is greater than {high_word} value {b}");
+                let shown = if list == low { a } else { b };
+                errors.invalid(&path(list), shown.to_string(), words);
+            }
+        };
+        over("min", "min", "max", "max", "min");
+        over("min", "min", "defaultRequest", "default request", "defaultRequest");
+        over("defaultRequest", "default request", "max", "max", "defaultRequest");
+        over("defaultRequest", "default request", "default", "default limit", "defaultRequest");
+        over("min", "min", "default", "default", "default");
+        over("default", "default", "max", "max", "default");
+        if let Some(ratio) = amount("maxLimitRequestRatio", name) {
+            check_ratio(
+                ratio,
+                amount("min", name),
+                amount("max", name),
+                &path("maxLimitRequestRatio"),
+                errors,
+            );
+        }
+    }
+}
+
+fn check_ratio(
+    ratio: Quantity,
+    min: Option<Quantity>,
+    max: Option<Quantity>,
+    path: &Path,
+    errors: &mut Errors,
+) {
+    if ratio < Quantity::from_i64(1) {
+        errors.invalid(path, ratio.to_string(), format!("ratio {ratio} is less than 1"));
+    }
+    if let (Some(min), Some(max)) = (min, max)
+        && !min.is_zero()
+    {
+        let limit = max.milli() as f64 / min.milli() as f64;
+        if ratio.milli() as f64 / 1000.0 > limit {
+            errors.invalid(
+                path,
+                ratio.to_string(),
+                format!("ratio {ratio} is greater than max/min = {limit:.6}"),
+            );
+        }
+    }
+}
+
+pub struct ResourceQuota;
+
+const SCOPES: &[&str] = &[
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+
+impl registry::Strategy for ResourceQuota {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        for (name, amount, at) in spec.quantities("hard") {
+            podspec::quantity(name, amount, &at, Place::Other, errors);
+        }
+        for scope in spec.items("scopes") {
+            if !SCOPES.contains(&scope.text()) {
+                let shown = spec.raw("scopes").cloned().unwrap_or_default();
+                spec.invalid("scopes", &shown, "unsupported scope", errors);
+            }
+        }
+        let selector = spec.field("scopeSelector");
+        // The faults stand at the list.
+        let path = selector.path.child("matchExpressions");
+        for at in selector.items("matchExpressions") {
+            let (scope, operator, values) = (at.str("scopeName"), at.str("operator"), at.len("values"));
+            if !SCOPES.contains(&scope) {
+                errors.invalid(&path.child("scopeName"), scope, "unsupported scope");
+            }
+            let exists_only =
+                !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope);
+            if exists_only && operator != "Exists" {
+                errors.invalid(
+                    &path.child("operator"),
+                    operator,
+                    "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+                );
+            }
+            match operator {
+                "In" | "NotIn" if values == 0 => errors.required(
+                    &path.child("values"),
+                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+                ),
+                "Exists" | "DoesNotExist" if values > 0 => errors.invalid(
+                    &path.child("values"),
+                    at.raw("values").cloned().unwrap_or_default(),
+                    "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                ),
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let scopes = |o: &Object| {
+            let mut all: Vec<String> =
+                At::of(o, "spec").items("scopes").iter().map(|s| s.text().to_owned()).collect();
+            all.sort();
+            all
+        };
+        let same = scopes(new) == scopes(old);
+        if !same {
+            let shown = new.get(&["spec", "scopes"]).cloned().unwrap_or_default();
+            errors.invalid(&Path::new("spec.scopes"), &shown, "field is immutable");
+        }
+    }
+}

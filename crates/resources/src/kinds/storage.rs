@@ -1,0 +1,262 @@
+//! Storage classes, drivers, attachments, runtime classes: small kinds that mostly do not change.
+
+use api::Object;
+use api::field::{Errors, Path};
+use api::names;
+use serde_json::Value;
+
+use super::podspec;
+use crate::at::{At, immutable, label_selector};
+
+/// Fields that must stay as they were.
+fn keep(new: &Object, old: &Object, paths: &[&[&str]], errors: &mut Errors) {
+    for path in paths {
+        immutable(new.get(path), old.get(path), &Path::new(&path.join(".")), errors);
+    }
+}
+
+pub struct StorageClass;
+
+impl registry::Strategy for StorageClass {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let provisioner = At::of(object, "provisioner");
+        if provisioner.text().is_empty() {
+            errors.required(&provisioner.path, "");
+        } else {
+            for fault in names::qualified_name(&provisioner.text().to_lowercase()) {
+                errors.invalid(&provisioner.path, provisioner.text(), fault);
+            }
+        }
+        let parameters = At::of(object, "parameters");
+        let mut size = 0;
+        for (key, value) in parameters.value.as_object().into_iter().flatten() {
+            if key.is_empty() {
+                errors.invalid(&parameters.path, key, "field can not be empty.");
+            }
+            size += key.len() + value.as_str().map_or(0, str::len);
+        }
+        if size > 256 * 1024 {
+            errors.too_long(&parameters.path, 256 * 1024);
+        }
+        choice(object, "reclaimPolicy", &["Delete", "Retain"], errors);
+        choice(object, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], errors);
+        let topologies = At::of(object, "allowedTopologies");
+        for (i, term) in topologies.value.as_array().into_iter().flatten().enumerate() {
+            let term = At::new(term, topologies.path.index(i));
+            let all = term.items("matchLabelExpressions");
+            for (j, at) in all.iter().enumerate() {
+                at.check("key", names::qualified_name, errors);
+                if at.len("values") == 0 {
+                    errors.required(&at.path.child("values"), "");
+                }
+                if all[..j].iter().any(|o| o.str("key") == at.str("key")) {
+                    errors.duplicate(&at.path.child("key"), at.str("key"));
+                }
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        if new.0.get("parameters") != old.0.get("parameters") {
+            errors.forbidden(&Path::new("parameters"), "updates to parameters are forbidden.");
+        }
+        if new.0.get("provisioner") != old.0.get("provisioner") {
+            errors.forbidden(&Path::new("provisioner"), "updates to provisioner are forbidden.");
+        }
+        if new.0.get("reclaimPolicy") != old.0.get("reclaimPolicy") {
+            errors.forbidden(&Path::new("reclaimPolicy"), "updates to reclaimPolicy are forbidden.");
+        }
+        keep(new, old, &[&["volumeBindingMode"]], errors);
+    }
+}
+
+fn choice(object: &Object, field: &str, supported: &[&str], errors: &mut Errors) {
+    let at = At::of(object, field);
+    if !at.is_absent() && !supported.contains(&at.text()) {
+        errors.not_supported(&at.path, at.text(), supported);
+    }
+}
+
+pub struct CsiDriver;
+
+impl registry::Strategy for CsiDriver {
+    fn default(&self, object: &mut Object) {
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        let modes = spec.entry("volumeLifecycleModes").or_insert_with(|| serde_json::json!([]));
+        if modes.as_array().is_none_or(Vec::is_empty) {
+            *modes = serde_json::json!(["Persistent"]);
+        }
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let name = object.name();
+        if name.len() > 63 {
+            errors.too_long(&Path::new("metadata.name"), 63);
+        }
+        let spec = At::of(object, "spec");
+        let tokens = spec.items("tokenRequests");
+        for (i, token) in tokens.iter().enumerate() {
+            if tokens[..i].iter().any(|t| t.str("audience") == token.str("audience")) {
+                errors.duplicate(&token.path.child("audience"), token.str("audience"));
+            }
+            if let Some(seconds) = token.i64("expirationSeconds") {
+                if seconds < 600 {
+                    let words = "may not specify a duration less than 10 minutes";
+                    token.invalid("expirationSeconds", seconds, words, errors);
+                }
+                if seconds > 1 << 32 {
+                    let words = "may not specify a duration larger than 2^32 seconds";
+                    token.invalid("expirationSeconds", seconds, words, errors);
+                }
+            }
+        }
+        for mode in spec.items("volumeLifecycleModes") {
+            if !["Persistent", "Ephemeral"].contains(&mode.text()) {
+                errors.not_supported(&mode.path, mode.text(), &["Persistent", "Ephemeral"]);
+            }
+        }
+        spec.one_of_if_set("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        keep(new, old, &[&["spec", "attachRequired"], &["spec", "volumeLifecycleModes"]], errors);
+    }
+}
+
+pub struct CsiNode;
+
+impl registry::Strategy for CsiNode {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let drivers = At::of(object, "spec").items("drivers");
+        for (i, driver) in drivers.iter().enumerate() {
+            if driver.required("name", errors) {
+                for fault in names::dns1123_subdomain(&driver.str("name").to_lowercase()) {
+                    driver.invalid("name", driver.str("name"), &fault, errors);
+                }
+            }
+            driver.required("nodeID", errors);
+            let keys = driver.items("topologyKeys");
+            for (j, key) in keys.iter().enumerate() {
+                if keys[..j].iter().any(|k| k.text() == key.text()) {
+                    errors.duplicate(&driver.path, key.text());
+                }
+                for fault in names::qualified_name(key.text()) {
+                    errors.invalid(&driver.path, key.text(), fault);
+                }
+            }
+            driver.field("allocatable").non_negative("count", errors);
+            if drivers[..i].iter().any(|d| d.str("name") == driver.str("name")) {
+                errors.duplicate(&driver.path.child("name"), driver.str("name"));
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let before = At::of(old, "spec").items("drivers");
+        for driver in At::of(new, "spec").items("drivers") {
+            let twin = before.iter().find(|d| d.str("name") == driver.str("name"));
+            let strip = |at: &At<'_>| {
+                let mut value = at.value.clone();
+                if let Value::Object(map) = &mut value {
+                    map.remove("allocatable");
+                }
+                value
+            };
+            if twin.is_some_and(|t| strip(t) != strip(&driver)) {
+                errors.invalid(&Path::new("CSINodeDriver"), driver.value, "field is immutable");
+            }
+        }
+    }
+}
+
+pub struct CsiStorageCapacity;
+
+impl registry::Strategy for CsiStorageCapacity {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        At::of(object, "storageClassName").check_self(names::dns1123_subdomain, errors);
+        label_selector(&At::of(object, "nodeTopology"), errors);
+        for field in ["capacity", "maximumVolumeSize"] {
+            let at = At::of(object, field);
+            if crate::at::quantity(at.value).is_some_and(|q| q.is_negative()) {
+                errors.invalid(&at.path, at.text(), "must be greater than or equal to 0");
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        keep(new, old, &[&["nodeTopology"], &["storageClassName"]], errors);
+    }
+}
+
+pub struct VolumeAttachment;
+
+impl registry::Strategy for VolumeAttachment {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        if spec.required("attacher", errors) {
+            for fault in names::dns1123_subdomain(&spec.str("attacher").to_lowercase()) {
+                spec.invalid("attacher", spec.str("attacher"), &fault, errors);
+            }
+        }
+        let source = spec.field("source");
+        match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {
+            (true, true) => errors.forbidden(
+                &source.path,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            ),
+            (false, false) => errors.required(
+                &source.path,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            ),
+            (false, true) => {
+                source.check("persistentVolumeName", names::dns1123_subdomain, errors);
+            }
+            (true, false) => {}
+        }
+        spec.check("nodeName", names::dns1123_subdomain, errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        keep(new, old, &[&["spec"]], errors);
+    }
+}
+
+pub struct RuntimeClass;
+
+impl registry::Strategy for RuntimeClass {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        At::of(object, "handler").check_self(names::dns1123_label, errors);
+        let overhead = At::of(object, "overhead");
+        let limits = overhead.path.child("limits");
+        for (name, amount, at) in overhead.quantities("podFixed") {
+            let at = At::new(at.value, limits.key(name));
+            podspec::resource_name(name, &at, podspec::Place::Other, errors);
+            if amount.is_negative() {
+                errors.invalid(&at.path, at.text(), "must be greater than or equal to 0");
+            }
+        }
+        let scheduling = At::of(object, "scheduling");
+        registry::meta::labels(
+            scheduling.raw("nodeSelector"),
+            &scheduling.path.child("nodeSelector"),
+            errors,
+        );
+        podspec::tolerations(&scheduling, errors);
+        let all = scheduling.items("tolerations");
+        for (i, at) in all.iter().enumerate() {
+            if all[..i].iter().any(|t| t.value == at.value) {
+                errors.duplicate(&at.path, at.value);
+            }
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        keep(new, old, &[&["handler"]], errors);
+    }
+}

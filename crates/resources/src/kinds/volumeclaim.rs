@@ -1,0 +1,205 @@
+//! Persistent volumes and the claims to them.
+
+use api::Object;
+use api::field::{Errors, Path};
+use api::names;
+use serde_json::Value;
+
+use super::podspec;
+use crate::at::{At, immutable, label_selector};
+
+const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+fn access_modes(spec: &At<'_>, errors: &mut Errors) {
+    let modes = spec.items("accessModes");
+    let path = spec.path.child("accessModes");
+    if modes.is_empty() {
+        errors.required(&path, "at least 1 access mode is required");
+    }
+    for mode in &modes {
+        if !MODES.contains(&mode.text()) {
+            errors.not_supported(&path, mode.text(), MODES);
+        }
+    }
+    if modes.len() > 1 && modes.iter().any(|m| m.text() == "ReadWriteOncePod") {
+        errors.forbidden(&path, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+/// Faults of a claim's spec, wherever it stands.
+pub(super) fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
+    access_modes(spec, errors);
+    label_selector(&spec.field("selector"), errors);
+    let requests = spec.field("resources");
+    let storage = requests.quantities("requests").into_iter().find(|(name, _, _)| *name == "storage");
+    let path = spec.path.child("resources").key("storage");
+    match storage {
+        None => errors.required(&path, ""),
+        Some((_, amount, at)) => {
+            if amount.is_negative() || amount.is_zero() {
+                errors.invalid(&path, at.text(), "must be greater than zero");
+            }
+        }
+    }
+    spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
+    spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
+    spec.check_if_set("volumeAttributesClassName", names::dns1123_subdomain, errors);
+    for field in ["dataSource", "dataSourceRef"] {
+        if let Some(source) = spec.some(field) {
+            data_source(&source, errors);
+        }
+    }
+    if let (Some(a), Some(b)) = (spec.some("dataSource"), spec.some("dataSourceRef"))
+        && ["kind", "name", "apiGroup"].iter().any(|f| a.str(f) != b.str(f))
+    {
+        errors.invalid(&spec.path, spec.value, "must match dataSourceRef");
+    }
+}
+
+fn data_source(at: &At<'_>, errors: &mut Errors) {
+    at.required("name", errors);
+    at.required("kind", errors);
+    let kind = at.str("kind");
+    if at.str("apiGroup").is_empty() && kind != "PersistentVolumeClaim" {
+        errors.invalid(
+            &at.path,
+            kind,
+            "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+        );
+    }
+}
+
+pub struct Claim;
+
+impl registry::Strategy for Claim {
+    fn default(&self, object: &mut Object) {
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        podspec::default_claim(spec);
+        mirror_source(spec);
+        super::workload::fill(api::object::map_entry(&mut object.0, "status"), "phase", "Pending");
+    }
+
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        validate_spec(&At::of(object, "spec"), errors);
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let bound = old.get_str(&["status", "phase"]) == "Bound";
+        let rest = |o: &Object| {
+            let mut spec = o.0.get("spec").cloned().unwrap_or_default();
+            if bound && let Some(resources) = spec.get_mut("resources").and_then(Value::as_object_mut) {
+                resources.remove("requests");
+            }
+            if let Value::Object(spec) = &mut spec {
+                spec.remove("volumeAttributesClassName");
+                // A claim without a volume gets one; one without a class may get it late.
+                if old.get_str(&["spec", "volumeName"]).is_empty() {
+                    spec.remove("volumeName");
+                }
+                if old.get(&["spec", "storageClassName"]).is_none() {
+                    spec.remove("storageClassName");
+                }
+            }
+            spec
+        };
+        if rest(new) != rest(old) {
+            errors.forbidden(
+                &Path::new("spec"),
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+            );
+        }
+    }
+}
+
+/// `dataSource` and `dataSourceRef` say the same; the one that is missing is filled.
+fn mirror_source(spec: &mut serde_json::Map<String, Value>) {
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => {
+            spec.insert("dataSourceRef".into(), source);
+        }
+        (None, Some(reference)) if reference.get("namespace").is_none_or(Value::is_null) => {
+            spec.insert("dataSource".into(), reference);
+        }
+        _ => {}
+    }
+}
+
+pub struct Volume;
+
+impl registry::Strategy for Volume {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        access_modes(&spec, errors);
+        capacity(&spec, errors);
+        if podspec::volumes::source(&spec, errors) == 0 {
+            errors.required(&spec.path, "must specify a volume type");
+        }
+        let reclaim = spec.str("persistentVolumeReclaimPolicy");
+        let path = spec.path.child("persistentVolumeReclaimPolicy");
+        spec.one_of_if_set("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], errors);
+        if reclaim == "Recycle"
+            && spec.field("hostPath").str("path").trim_end_matches('/').is_empty()
+            && spec.has("hostPath")
+        {
+            errors.forbidden(&path, "may not be 'recycle' for a hostPath mount of '/'");
+        }
+        spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
+        spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
+        let affinity = spec.field("nodeAffinity");
+        if let Some(required) = affinity.some("required") {
+            podspec::node_selector(&required, errors);
+        } else if spec.has("local") {
+            errors.required(&affinity.path, "Local volume requires node affinity");
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let sources = |o: &Object| {
+            let mut spec = o.0.get("spec").cloned().unwrap_or_default();
+            if let Value::Object(spec) = &mut spec {
+                for field in CHANGEABLE {
+                    spec.remove(*field);
+                }
+            }
+            spec
+        };
+        if sources(new) != sources(old) {
+            errors.forbidden(
+                &Path::new("spec.persistentvolumesource"),
+                "spec.persistentvolumesource is immutable after creation",
+            );
+        }
+        let mode = ["spec", "volumeMode"];
+        immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);
+    }
+}
+
+const CHANGEABLE: &[&str] = &[
+    "capacity",
+    "accessModes",
+    "claimRef",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "mountOptions",
+    "volumeMode",
+    "nodeAffinity",
+    "volumeAttributesClassName",
+];
+
+fn capacity(spec: &At<'_>, errors: &mut Errors) {
+    let all = spec.quantities("capacity");
+    let path = spec.path.child("capacity");
+    if all.is_empty() {
+        errors.required(&path, "");
+    }
+    if all.len() != 1 || all.iter().any(|(name, _, _)| *name != "storage") {
+        errors.not_supported(&path, spec.raw("capacity").cloned().unwrap_or_default(), &["storage"]);
+    }
+    for (_, amount, at) in &all {
+        if amount.is_negative() || amount.is_zero() {
+            errors.invalid(&at.path, at.text(), "must be greater than zero");
+        }
+    }
+}

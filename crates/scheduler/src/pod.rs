@@ -1,0 +1,228 @@
+//! A pod as the scheduler sees it: everything it asks for, read once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::selector::{Labels, Requirement};
+use client::ObjectKey;
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint,
+};
+
+use crate::resources::{Resources, pod_request};
+
+/// One term of a node selector: all its parts must match.
+#[derive(Clone, Debug)]
+pub struct NodeTerm {
+    labels: Labels,
+    fields: Labels,
+}
+
+impl NodeTerm {
+    fn of(term: &NodeSelectorTerm) -> Self {
+        let read = |list: Option<&Vec<NodeSelectorRequirement>>| {
+            Labels(list.into_iter().flatten().filter_map(requirement).collect())
+        };
+        Self { labels: read(term.match_expressions.as_ref()), fields: read(term.match_fields.as_ref()) }
+    }
+
+    /// A term that asks for nothing matches nothing.
+    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        if self.labels.is_empty() && self.fields.is_empty() {
+            return false;
+        }
+        let field = |key: &str| (key == "metadata.name").then_some(name);
+        selected(&self.labels, labels) && self.fields.matches_with(field)
+    }
+}
+
+fn requirement(from: &NodeSelectorRequirement) -> Option<Requirement> {
+    let (key, values) = (from.key.clone(), from.values.clone().unwrap_or_default());
+    let number = |values: &[String]| values.first().and_then(|value| value.parse().ok());
+    Some(match from.operator.as_str() {
+        "In" => Requirement::In(key, values),
+        "NotIn" => Requirement::NotIn(key, values),
+        "Exists" => Requirement::Exists(key),
+        "DoesNotExist" => Requirement::NotExists(key),
+        "Gt" => Requirement::GreaterThan(key, number(&values)?),
+        "Lt" => Requirement::LessThan(key, number(&values)?),
+        _ => return None,
+    })
+}
+
+pub(crate) fn selected(selector: &Labels, labels: &BTreeMap<String, String>) -> bool {
+    selector.matches_with(|key| labels.get(key).map(String::as_str))
+}
+
+/// Pods near which, or away from which, a pod wants to be.
+#[derive(Clone, Debug)]
+pub struct AffinityTerm {
+    selector: Option<Labels>,
+    namespaces: Vec<String>,
+    /// Namespaces by label; the empty selector is all of them.
+    namespace_selector: Option<Labels>,
+    pub topology_key: String,
+}
+
+impl AffinityTerm {
+    fn of(term: &PodAffinityTerm, pod: &Pod) -> Self {
+        let mut namespaces = term.namespaces.clone().unwrap_or_default();
+        if namespaces.is_empty() && term.namespace_selector.is_none() {
+            namespaces.extend(pod.metadata.namespace.clone());
+        }
+        let mut selector = term.label_selector.as_ref().map(Labels::from_label_selector);
+        let labels = pod.metadata.labels.as_ref();
+        let value = |key: &String| labels.and_then(|labels| labels.get(key)).cloned();
+        if let Some(selector) = &mut selector {
+            for key in term.match_label_keys.iter().flatten() {
+                selector.0.extend(value(key).map(|value| Requirement::In(key.clone(), vec![value])));
+            }
+            for key in term.mismatch_label_keys.iter().flatten() {
+                selector.0.extend(value(key).map(|value| Requirement::NotIn(key.clone(), vec![value])));
+            }
+        }
+        Self {
+            selector,
+            namespaces,
+            namespace_selector: term.namespace_selector.as_ref().map(Labels::from_label_selector),
+            topology_key: term.topology_key.clone(),
+        }
+    }
+
+    /// Whether a pod is meant, given the labels of its namespace.
+    pub fn matches(&self, pod: &PodInfo, namespace: Option<&BTreeMap<String, String>>) -> bool {
+        let none = BTreeMap::new();
+        let there = self.namespaces.contains(&pod.key.namespace)
+            || self.namespace_selector.as_ref().is_some_and(|s| selected(s, namespace.unwrap_or(&none)));
+        there && self.selector.as_ref().is_some_and(|selector| selected(selector, &pod.labels))
+    }
+}
+
+/// One topology spread constraint.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    pub max_skew: i64,
+    pub topology_key: String,
+    pub required: bool,
+    pub selector: Labels,
+    pub min_domains: Option<usize>,
+    /// Whether nodes with taints the pod does not tolerate are left out of the counting.
+    pub honor_taints: bool,
+    /// Whether nodes its selector and affinity rule out are left out of the counting.
+    pub honor_affinity: bool,
+}
+
+impl Spread {
+    fn of(from: &TopologySpreadConstraint, labels: &BTreeMap<String, String>) -> Self {
+        let mut selector = from.label_selector.as_ref().map(Labels::from_label_selector);
+        if let Some(selector) = &mut selector {
+            for key in from.match_label_keys.iter().flatten() {
+                let value = labels.get(key).cloned();
+                selector.0.extend(value.map(|value| Requirement::In(key.clone(), vec![value])));
+            }
+        }
+        // Without a selector no pod is meant: a requirement that nothing can meet.
+        let nobody = || Labels(vec![Requirement::In(String::new(), Vec::new())]);
+        Self {
+            max_skew: from.max_skew.into(),
+            topology_key: from.topology_key.clone(),
+            required: from.when_unsatisfiable == "DoNotSchedule",
+            selector: selector.unwrap_or_else(nobody),
+            min_domains: from.min_domains.and_then(|n| usize::try_from(n).ok()),
+            honor_taints: from.node_taints_policy.as_deref() == Some("Honor"),
+            honor_affinity: from.node_affinity_policy.as_deref() != Some("Ignore"),
+        }
+    }
+}
+
+/// A port of the host: protocol, address and number.
+pub type HostPort = (String, String, i32);
+
+/// What the scheduler knows of a pod.
+#[derive(Debug)]
+pub struct PodInfo {
+    pub pod: Arc<Pod>,
+    pub key: ObjectKey,
+    pub uid: String,
+    pub labels: BTreeMap<String, String>,
+    pub priority: i32,
+    pub request: Resources,
+    /// The request as nodes are compared by it: never nothing.
+    pub counted: Resources,
+    pub node_name: Option<String>,
+    pub node_selector: BTreeMap<String, String>,
+    pub node_required: Option<Vec<NodeTerm>>,
+    pub node_preferred: Vec<(i64, NodeTerm)>,
+    pub tolerations: Vec<Toleration>,
+    pub ports: Vec<HostPort>,
+    pub affinity: Vec<AffinityTerm>,
+    pub anti_affinity: Vec<AffinityTerm>,
+    /// Preferences, those to be away from with a negative weight.
+    pub preferred: Vec<(i64, AffinityTerm)>,
+    pub spread: Vec<Spread>,
+    pub images: Vec<String>,
+}
+
+impl PodInfo {
+    pub fn new(pod: Arc<Pod>) -> Self {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let affinity = spec.affinity.clone().unwrap_or_default();
+        let node = affinity.node_affinity.unwrap_or_default();
+        let near = affinity.pod_affinity.unwrap_or_default();
+        let away = affinity.pod_anti_affinity.unwrap_or_default();
+        let terms = |list: Option<&Vec<PodAffinityTerm>>| -> Vec<AffinityTerm> {
+            list.into_iter().flatten().map(|term| AffinityTerm::of(term, &pod)).collect()
+        };
+        let mut preferred = Vec::new();
+        for (sign, list) in [
+            (1, &near.preferred_during_scheduling_ignored_during_execution),
+            (-1, &away.preferred_during_scheduling_ignored_during_execution),
+        ] {
+            let weighted = list.iter().flatten();
+            preferred.extend(
+                weighted.map(|w| (sign * i64::from(w.weight), AffinityTerm::of(&w.pod_affinity_term, &pod))),
+            );
+        }
+        let required = node.required_during_scheduling_ignored_during_execution;
+        let node_preferred = node.preferred_during_scheduling_ignored_during_execution.into_iter().flatten();
+        Self {
+            key: ObjectKey::of(&*pod),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            priority: spec.priority.unwrap_or_default(),
+            request: pod_request(&spec, false),
+            counted: pod_request(&spec, true),
+            node_name: spec.node_name.clone().filter(|name| !name.is_empty()),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            node_required: required.map(|r| r.node_selector_terms.iter().map(NodeTerm::of).collect()),
+            node_preferred: node_preferred.map(|p| (p.weight.into(), NodeTerm::of(&p.preference))).collect(),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            ports: host_ports(&spec),
+            affinity: terms(near.required_during_scheduling_ignored_during_execution.as_ref()),
+            anti_affinity: terms(away.required_during_scheduling_ignored_during_execution.as_ref()),
+            preferred,
+            spread: spec
+                .topology_spread_constraints
+                .iter()
+                .flatten()
+                .map(|s| Spread::of(s, &labels))
+                .collect(),
+            images: spec.containers.iter().filter_map(|container| container.image.clone()).collect(),
+            labels,
+            pod,
+        }
+    }
+}
+
+fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let asked = ports.filter_map(|port| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+        let ip = port.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
+        Some((protocol, ip, number))
+    });
+    asked.collect()
+}

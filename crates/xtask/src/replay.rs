@@ -1,0 +1,250 @@
+//! Recorded requests, played against a server, with a ratchet of the cases that pass.
+//!
+//! The recordings and their player lie beside the source tree and may be absent; then there is nothing to
+//! do. `tests/replay-passing.txt` names the cases that pass: losing one is a fault. Cases that
+//! `docs/differences.md` names differ by version and are left out on both sides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use testkit::place;
+
+const RECORDINGS: &str = "../shared/recorded";
+const RATCHET: &str = "tests/replay-passing.txt";
+const DIFFERENCES: &str = "docs/differences.md";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A running server, https://HOST:PORT; without it `tiphys kube-apiserver` is started for the purpose.
+    #[arg(long, requires_all = ["ca", "cert", "key"])]
+    server: Option<String>,
+    /// Its authority's certificate.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// A client certificate of system:masters.
+    #[arg(long)]
+    cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// Only this area; then the ratchet is compared for it alone.
+    #[arg(long)]
+    area: Vec<String>,
+    /// Which recordings: `api` needs an API server alone, `controllers` a whole control plane.
+    #[arg(long, default_value = "api")]
+    profile: String,
+    /// Print the player's differences of cases that fail.
+    #[arg(long)]
+    show: bool,
+    /// Write the ratchet anew with the cases that pass now.
+    #[arg(long)]
+    update: bool,
+}
+
+/// One case as the player reports it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Outcome {
+    id: String,
+    area: String,
+    passed: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let recordings = place::tree().join(RECORDINGS);
+    if !recordings.join("replay.py").is_file() {
+        println!("replay: skipped, there are no recordings in {RECORDINGS}");
+        return Ok(());
+    }
+    let differences = differences(&std::fs::read_to_string(place::tree().join(DIFFERENCES))?)?;
+    let mut outcomes = play(arguments, &recordings)?;
+    ensure!(!outcomes.is_empty(), "the player ran no case");
+    outcomes.retain(|outcome| !differences.contains_key(&outcome.id));
+    summary(&outcomes);
+
+    let file = place::tree().join(RATCHET);
+    let old = read_ratchet(&file)?;
+    let passing: BTreeSet<&str> = outcomes.iter().filter(|o| o.passed).map(|o| o.id.as_str()).collect();
+    // A case that wasn't played this time stays as it was.
+    let played: BTreeSet<&str> = outcomes.iter().map(|o| o.id.as_str()).collect();
+    let lost: Vec<&str> =
+        old.iter().map(String::as_str).filter(|id| played.contains(id) && !passing.contains(id)).collect();
+    let new: Vec<&str> = passing.iter().copied().filter(|id| !old.contains(*id)).collect();
+    for id in &new {
+        println!("replay: newly passing: {id}");
+    }
+    if arguments.update {
+        let kept = old
+            .iter()
+            .map(String::as_str)
+            .filter(|id| !played.contains(id) && !differences.contains_key(*id));
+        let all: BTreeSet<&str> = kept.chain(passing.iter().copied()).collect();
+        let text: String = all.iter().map(|id| format!("{id}\n")).collect();
+        std::fs::write(&file, text)?;
+        println!("replay: {RATCHET} names {} cases, {} more, {} fewer", all.len(), new.len(), lost.len());
+        return Ok(());
+    }
+    ensure!(lost.is_empty(), "{} cases passed before and fail now:\n{}", lost.len(), lost.join("\n"));
+    if !new.is_empty() {
+        println!("replay: {} cases pass that {RATCHET} doesn't name: --update", new.len());
+    }
+    Ok(())
+}
+
+fn play(arguments: &Arguments, recordings: &Path) -> Result<Vec<Outcome>> {
+    let given = (&arguments.server, &arguments.ca, &arguments.cert, &arguments.key);
+    if let (Some(server), Some(ca), Some(cert), Some(key)) = given {
+        return player(arguments, recordings, server, [ca, cert, key]);
+    }
+    ensure!(arguments.profile == "api", "recordings with controllers need a control plane: give --server");
+    let server = Server::start()?;
+    let [ca, cert, key] =
+        ["ca.crt", "admin.crt", "admin.key"].map(|name| server.dir.path().join("pki").join(name));
+    player(arguments, recordings, &server.url, [&ca, &cert, &key])
+}
+
+fn player(
+    arguments: &Arguments,
+    recordings: &Path,
+    server: &str,
+    files: [&PathBuf; 3],
+) -> Result<Vec<Outcome>> {
+    let work = tempfile::tempdir()?;
+    let (log, printed) = (work.path().join("log"), work.path().join("printed"));
+    let mut command = Command::new("python3");
+    command.arg(recordings.join("replay.py")).args(["--quiet", "--server", server]);
+    for (flag, file) in ["--ca", "--cert", "--key"].iter().zip(files) {
+        command.arg(flag).arg(file);
+    }
+    command.args(["--profile", &arguments.profile]).arg("--json").arg(&log);
+    for area in &arguments.area {
+        command.args(["--area", area]);
+    }
+    command.arg("--kubectl").arg(place::kubectl()?);
+    // It prints megabytes of differences and fails if there is any: the log says which.
+    if !arguments.show {
+        command.stdout(std::fs::File::create(&printed)?);
+    }
+    let status = command.stdin(Stdio::null()).status().context("couldn't start python3")?;
+    ensure!(matches!(status.code(), Some(0 | 1)), "the player: {status}");
+    outcomes(&std::fs::read_to_string(log)?)
+}
+
+fn outcomes(log: &str) -> Result<Vec<Outcome>> {
+    let mut all = Vec::new();
+    for line in log.lines() {
+        let value: Value = serde_json::from_str(line)?;
+        let text =
+            |key: &str| value[key].as_str().map(ToOwned::to_owned).context("a case without id or area");
+        all.push(Outcome { id: text("id")?, area: text("area")?, passed: value["pass"] == true });
+    }
+    all.sort();
+    Ok(all)
+}
+
+fn summary(outcomes: &[Outcome]) {
+    let mut areas: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for outcome in outcomes {
+        let (passed, all) = areas.entry(&outcome.area).or_default();
+        *passed += usize::from(outcome.passed);
+        *all += 1;
+    }
+    for (area, (passed, all)) in areas {
+        println!("replay: {area:<14} {passed:>5} of {all:>5}");
+    }
+}
+
+/// Case ids of the page's tables, with the reasons.
+fn differences(page: &str) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for line in page.lines() {
+        let mut cells = line.trim().trim_matches('|').split('|').map(str::trim);
+        let (Some(first), Some(reason)) = (cells.next(), cells.next()) else { continue };
+        let Some(id) = first.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else { continue };
+        ensure!(!reason.is_empty(), "{DIFFERENCES}: {id} has no reason");
+        ensure!(
+            found.insert(id.to_owned(), reason.to_owned()).is_none(),
+            "{DIFFERENCES}: {id} is there twice"
+        );
+    }
+    Ok(found)
+}
+
+fn read_ratchet(file: &Path) -> Result<BTreeSet<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text.lines().map(ToOwned::to_owned).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error).with_context(|| format!("couldn't read {}", file.display())),
+    }
+}
+
+/// An API server alone, in a directory of its own; it ends when dropped.
+struct Server {
+    child: Child,
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Result<Server> {
+        let dir = tempfile::tempdir()?;
+        let mut child = Command::new(place::tiphys()?)
+            .args(["kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0"])
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .arg("--cert-dir")
+            .arg(dir.path().join("pki"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("couldn't start tiphys kube-apiserver")?;
+        let stdout = child.stdout.take().context("it has a standard output")?;
+        // From here on dropping the value ends the process.
+        let mut server = Server { child, url: String::new(), dir };
+        for line in BufReader::new(stdout).lines() {
+            if let Some((_, address)) = line?.rsplit_once(':').filter(|(text, _)| text.contains("https://")) {
+                server.url = format!("https://127.0.0.1:{}", address.trim());
+                return Ok(server);
+            }
+        }
+        bail!("tiphys kube-apiserver ended before it served: {}", server.child.wait()?);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is waited for.
+        let _gone = self.child.kill();
+        let _code = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_read_from_tables() {
+        let page = "text | with a bar\n| case | reason |\n| --- | --- |\n| `a.b` | Removed in v1.29. |\n| `c` | New. |\n";
+        let found = differences(page).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a.b", "c"]);
+        assert!(differences("| `a` | |").is_err());
+        assert!(differences("| `a` | x |\n| `a` | y |").is_err());
+    }
+
+    #[test]
+    fn the_page_of_this_tree_can_be_read() {
+        differences(&std::fs::read_to_string(place::tree().join(DIFFERENCES)).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_players_log_is_read() {
+        let log = "{\"id\":\"b\",\"area\":\"x\",\"pass\":true,\"diff\":[]}\n{\"id\":\"a\",\"area\":\"x\",\"pass\":false}\n";
+        let found = outcomes(log).unwrap();
+        assert_eq!(found[0], Outcome { id: "a".into(), area: "x".into(), passed: false });
+        assert!(found[1].passed);
+    }
+}
