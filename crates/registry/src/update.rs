@@ -49,6 +49,8 @@ pub struct UpdateOptions {
     pub create: bool,
     /// The change is a server-side apply: it has made the entries of managed fields itself.
     pub applied: bool,
+    /// The change is made from the newest object: it needs no resourceVersion to be safe.
+    pub from_newest: bool,
 }
 
 /// A change: from the object as it is to the object as it should be, with warnings.
@@ -151,7 +153,7 @@ impl Engine {
         if !options.applied {
             self.track_change(resource, cx, part, &mut new, &old);
         }
-        let unguarded = self.check_version(resource, part, &new, &old)?;
+        let unguarded = self.check_version(resource, part, options, &new, &old)?;
         let request = Verdict {
             engine: self,
             cx,
@@ -232,13 +234,15 @@ impl Engine {
         &self,
         resource: &Resource,
         part: Part<'_>,
+        options: &UpdateOptions,
         new: &Object,
         old: &Object,
     ) -> Result<bool, Status> {
         let given = new.resource_version();
         let name = old.name();
         if given.is_empty() {
-            if matches!(part, Part::Main) && !resource.strategy.unconditional_update() {
+            if matches!(part, Part::Main) && !options.from_newest && !resource.strategy.unconditional_update()
+            {
                 let mut errors = field::Errors::default();
                 errors.invalid(
                     &field::Path::new("metadata.resourceVersion"),

@@ -132,6 +132,9 @@ impl Layer {
         let mut out = tar::Builder::new(Vec::new());
         for (path, node) in &nodes {
             let mut header = tar::Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
             match node {
                 Node::Directory { mode } => {
                     header.set_entry_type(tar::EntryType::Directory);
@@ -272,6 +275,9 @@ fn save(path: &Path, entries: &[(String, Vec<u8>)]) -> Result<()> {
     let mut out = tar::Builder::new(std::io::BufWriter::new(file));
     for (name, data) in entries {
         let mut header = tar::Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_mode(0o644);
         header.set_size(data.len() as u64);
         out.append_data(&mut header, name, data.as_slice())?;

@@ -144,6 +144,15 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         &stop,
     )
     .await?;
+    if flags.etcd_port != 0 {
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), flags.etcd_port);
+        let front = store::front::serve(apiserver::bind(address, "--etcd-port").await?, None, store.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = front.await {
+                tracing::error!(%error, "the store's etcd API ended");
+            }
+        });
+    }
     write_kubeconfig(name, &settings, &pki)?;
     std::fs::write(name.pid_path(), std::process::id().to_string())?;
     controllers::start(&plane, &pki, &settings, &tasks, &stop);

@@ -14,8 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::json;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::context::{Context, Error};
 use crate::ownership::{self, controller_of};
@@ -112,16 +111,13 @@ impl Reconcile for Controller {
             }
         }
         let api: Api<Deployment> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let mut current = Deployment::clone(&deployment);
-        if let Some(revision) = revision {
-            let patch = json!({"metadata": {"annotations": {revision::REVISION: revision}}});
-            let patched = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            let found = write::found(patched).map_err(Error::api(format!("revision of {key}")))?;
-            let Some(mut patched) = found else { return Ok(None) };
-            patched.metadata.managed_fields = None;
-            current = patched;
-        }
+        let current = Deployment::clone(&deployment);
         let mut wanted = current.clone();
+        if let Some(revision) = revision {
+            // Written with the status, as upstream does: the account may not patch the deployment.
+            let annotations = wanted.metadata.annotations.get_or_insert_default();
+            annotations.insert(revision::REVISION.into(), revision);
+        }
         wanted.status = Some(status);
         let written = write::replace_status(&api, &current, &wanted).await;
         write::found(written).map_err(Error::api(format!("status of {key}")))?;

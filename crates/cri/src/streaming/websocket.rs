@@ -10,7 +10,9 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Message, protocol::Role};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{Channels, Incoming, Outgoing, PacketWriter, reader};
 use super::command::CommandOptions;
@@ -104,7 +106,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                     sink.send(encode(packet.id, &packet.bytes)).await.map_err(io::Error::other)?;
                 }
             }
-            match sink.close().await {
+            // Clients take any other code, or none, for a broken connection.
+            let normal = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
+            match sink.send(Message::Close(Some(normal))).await {
                 // The client may have gone first.
                 Ok(()) | Err(_) => Ok(()),
             }

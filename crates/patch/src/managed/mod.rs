@@ -371,3 +371,6 @@ fn conflict_status(found: &[Conflict]) -> Status {
     status.details = Some(Box::new(details));
     status
 }
+
+#[cfg(test)]
+mod tests;

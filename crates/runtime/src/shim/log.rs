@@ -38,8 +38,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log at `path` for appending.
+    /// Opens the log at `path` for appending, and makes the directory it is in.
     pub fn open(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             file: open(path)?,
