@@ -1,5 +1,7 @@
 //! Who holds which fields: the one place where a write is told to [`patch::managed`].
 
+use std::borrow::Cow;
+
 use api::{Object, Status};
 use patch::managed::{self, Request, Set, Versions};
 use schema::{TypeId, Types};
@@ -19,32 +21,44 @@ impl OfResource<'_> {
     }
 }
 
+impl OfResource<'_> {
+    /// An object in the stored form, in a version.
+    fn show<'v>(&self, value: &'v Value, to: &str) -> Cow<'v, Value> {
+        let convert = self.index(to).and_then(|i| self.0.versions[i].convert.as_ref());
+        let (Some(convert), Value::Object(map)) = (convert, value) else { return Cow::Borrowed(value) };
+        let mut object = Object(map.clone());
+        convert.restore(&mut object);
+        object.set_type(to, &self.0.kind);
+        Cow::Owned(object.into_value())
+    }
+}
+
 impl Versions for OfResource<'_> {
     fn types(&self, api_version: &str) -> Option<(&Types, TypeId)> {
         let version = &self.0.versions[self.index(api_version)?];
         Some((&version.types, version.ty))
     }
 
-    fn convert(&self, value: &Value, from: &str, to: &str) -> Value {
-        let mut value = value.clone();
-        if let (true, Value::Object(map)) = (from != to, &mut value) {
-            let mut object = Object(std::mem::take(map));
-            if let Some(convert) = self.index(from).and_then(|i| self.0.versions[i].convert.as_ref()) {
-                convert.store(&mut object);
-            }
-            if let Some(convert) = self.index(to).and_then(|i| self.0.versions[i].convert.as_ref()) {
-                convert.restore(&mut object);
-            }
-            object.set_type(to, &self.0.kind);
-            return object.into_value();
+    fn convert<'v>(&self, value: &'v Value, from: &str, to: &str) -> Cow<'v, Value> {
+        let Value::Object(map) = value else { return Cow::Borrowed(value) };
+        if from == to {
+            return Cow::Borrowed(value);
         }
-        value
+        let mut object = Object(map.clone());
+        if let Some(convert) = self.index(from).and_then(|i| self.0.versions[i].convert.as_ref()) {
+            convert.store(&mut object);
+        }
+        if let Some(convert) = self.index(to).and_then(|i| self.0.versions[i].convert.as_ref()) {
+            convert.restore(&mut object);
+        }
+        object.set_type(to, &self.0.kind);
+        Cow::Owned(object.into_value())
     }
 }
 
 /// Fields that a write to this part cannot change, whatever it says.
 fn ignored(resource: &Resource, part: Part<'_>) -> Set {
-    match part {
+    let mut set = match part {
         Part::Status => {
             let version = &resource.versions[resource.stored];
             let fields = version.types.get(version.ty).fields.iter().map(|f| &*f.name);
@@ -52,7 +66,16 @@ fn ignored(resource: &Resource, part: Part<'_>) -> Set {
         }
         _ if resource.has_status => Set::of_fields(["status"]),
         _ => Set::default(),
+    };
+    for path in resource.strategy.reset_fields(matches!(part, Part::Status)) {
+        let Some((last, way)) = path.split_last() else { continue };
+        let mut at = &mut set;
+        for name in way {
+            at = at.below_mut(&format!("f:{name}"));
+        }
+        at.insert(&format!("f:{last}"));
     }
+    set
 }
 
 impl Engine {
@@ -86,9 +109,17 @@ impl Engine {
             now: &now,
             ignored: &ignored(resource, part),
         };
-        let at = |object: Object| versions.convert(&object.into_value(), &stored, sent);
-        let live = old.map_or_else(|| managed::empty(types, ty), |o| at(o.clone()));
-        match managed::track(&request, &live, &at(new.clone()), old.is_none()) {
+        // The objects are lent out as values and taken back, which copies nothing.
+        let value = Value::Object(std::mem::take(&mut new.0));
+        let before = old.map(|o| Value::Object(o.0.clone()));
+        let empty = before.is_none().then(|| managed::empty(types, ty));
+        let live = before.as_ref().map(|v| versions.show(v, sent));
+        let live = live.as_deref().or(empty.as_ref()).unwrap_or(&Value::Null);
+        let list = managed::track(&request, live, &versions.show(&value, sent), old.is_none());
+        if let Value::Object(map) = value {
+            new.0 = map;
+        }
+        match list {
             Some(list) => new.set_meta("managedFields", list),
             None => new.remove_meta("managedFields"),
         }
@@ -108,7 +139,6 @@ impl Engine {
         force: bool,
     ) -> Result<Value, Status> {
         let versions = OfResource(resource);
-        let stored = resource.api_version(resource.stored);
         let Some((types, ty)) = versions.types(&cx.api_version) else {
             return Err(Status::internal(format!("{} is not served", cx.api_version)));
         };
@@ -122,7 +152,7 @@ impl Engine {
             ignored: &ignored(resource, part),
         };
         let live = match live {
-            Some(live) => versions.convert(&live.clone().into_value(), &stored, &cx.api_version),
+            Some(live) => versions.show(&live.clone().into_value(), &cx.api_version).into_owned(),
             None => managed::empty(types, ty),
         };
         managed::apply(&request, &live, config, force)

@@ -21,6 +21,7 @@ mod delete;
 mod engine;
 mod feed;
 mod fields;
+mod leases;
 mod list;
 pub mod meta;
 mod names;

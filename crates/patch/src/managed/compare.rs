@@ -14,6 +14,10 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    pub fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
     pub fn without(self, ignored: &Set) -> Comparison {
         if ignored.is_empty() {
             return self;

@@ -18,6 +18,7 @@ mod set;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use ::schema::{TypeId, Types};
 use api::Status;
@@ -37,7 +38,7 @@ pub trait Versions {
     /// The types of a version; `None` for one that is not served.
     fn types(&self, api_version: &str) -> Option<(&Types, TypeId)>;
     /// An object of one version in another.
-    fn convert(&self, value: &Value, from: &str, to: &str) -> Value;
+    fn convert<'v>(&self, value: &'v Value, from: &str, to: &str) -> Cow<'v, Value>;
 }
 
 /// What a request is to the fields of an object.
@@ -56,7 +57,7 @@ pub struct Request<'a> {
 }
 
 /// Fields that nobody holds.
-fn unowned() -> Set {
+static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
     let mut set = Set::of_fields(["apiVersion", "kind", "metadata"]);
     for name in [
         "name",
@@ -72,7 +73,7 @@ fn unowned() -> Set {
         set.below_mut("f:metadata").insert(&format!("f:{name}"));
     }
     set
-}
+});
 
 fn managed_fields(object: &Value) -> Option<&Value> {
     object.get("metadata")?.get("managedFields")
@@ -113,7 +114,7 @@ pub fn track(request: &Request<'_>, live: &Value, new: &Value, created: bool) ->
     if managed.0.is_empty() && !created {
         return None;
     }
-    take_changes(request, &bare(live), &bare(new), &mut managed);
+    take_changes(request, live, new, &mut managed);
     managed.cap();
     (!managed.0.is_empty()).then(|| managed.write())
 }
@@ -125,7 +126,7 @@ fn take_changes(request: &Request<'_>, live: &Value, new: &Value, managed: &mut 
     let owner = Owner::new(Operation::Update, request.manager, request.api_version, request.subresource);
     settle(request, (live, new), &changes, managed, None);
     let taken =
-        changes.modified.union(&changes.added).recursive_difference(request.ignored).difference(&unowned());
+        changes.modified.union(&changes.added).recursive_difference(request.ignored).difference(&UNOWNED);
     if taken.is_empty() {
         return;
     }
@@ -156,8 +157,10 @@ fn conflicts(
     for (owner, held) in managed.0.iter().filter(|(owner, _)| Some(*owner) != but) {
         if !versions.contains_key(&held.api_version) {
             let Some((types, ty)) = request.versions.types(&held.api_version) else { continue };
-            let at = |value| request.versions.convert(value, request.api_version, &held.api_version);
-            let found = compare(Place::root(types, ty), &at(objects.0), &at(objects.1));
+            let (from, to) = (request.api_version, held.api_version.as_str());
+            let old = request.versions.convert(objects.0, from, to);
+            let new = request.versions.convert(objects.1, from, to);
+            let found = compare(Place::root(types, ty), &old, &new);
             versions.insert(held.api_version.clone(), found.without(request.ignored));
         }
         let changes = &versions[&held.api_version];
@@ -239,7 +242,7 @@ enum Refused {
 }
 
 fn apply_once(request: &Request<'_>, live: &Value, config: &Value, force: bool) -> Result<Value, Refused> {
-    let refuse = |why: String| Refused::Other(Box::new(Status::failure(500, "", why)));
+    let refuse = |why: String| Refused::Other(Box::new(Status::plain(why)));
     let Some((types, ty)) = request.versions.types(request.api_version) else {
         return Err(refuse(format!("no types for {}", request.api_version)));
     };
@@ -259,7 +262,6 @@ fn apply_once(request: &Request<'_>, live: &Value, config: &Value, force: bool) 
         take_changes(&before, &empty(types, ty), &live, &mut managed);
     }
     let owner = Owner::new(Operation::Apply, request.manager, request.api_version, request.subresource);
-    let former = managed.clone();
     let last = managed.0.get(&owner).cloned();
     let merged = merge::merge(place, &live, config);
     let fields = fields_of(place, config).recursive_difference(request.ignored);
@@ -272,10 +274,10 @@ fn apply_once(request: &Request<'_>, live: &Value, config: &Value, force: bool) 
         return Err(Refused::Conflicts(found));
     }
     settle(request, (&live, &merged), &changes, &mut managed, Some(&owner));
-    let changed = merged != live || managed != former;
     if let Some(held) = managed.0.get_mut(&owner) {
-        held.fields = held.fields.difference(&unowned());
-        if changed {
+        held.fields = held.fields.difference(&UNOWNED);
+        // As upstream: who applies what is there already holds it, since no time.
+        if !changes.is_same() {
             held.time = request.now.to_owned();
         }
         if held.fields.is_empty() {
@@ -332,18 +334,19 @@ fn prune(request: &Request<'_>, merged: Value, managed: &Managed, last: Option<&
     for (version, held) in order {
         let Some((types, ty)) = request.versions.types(version) else { continue };
         let place = Place::root(types, ty);
-        let at = |value: &Value| request.versions.convert(value, &last.api_version, version);
-        let (all, left) = (at(&whole), at(&pruned));
+        let all = request.versions.convert(&whole, &last.api_version, version);
+        let left = request.versions.convert(&pruned, &last.api_version, version);
         let keep = named(&fields_of(place, &left), place).union(&named(&held, place));
         let gone = named(&fields_of(place, &all), place).difference(&keep);
-        pruned = request.versions.convert(&merge::remove(place, &all, &gone), version, &last.api_version);
+        let rest = merge::remove(place, &all, &gone);
+        pruned = request.versions.convert(&rest, version, &last.api_version).into_owned();
     }
     // What stands in nobody's entry and was not the applier's either stays.
     let left = named(&fields_of(place, &pruned), place);
     let gone = named(&fields_of(place, &whole), place).difference(&left);
     let gone = gone.intersection(&named(&last.fields, place));
     let pruned = merge::remove(place, &whole, &gone);
-    request.versions.convert(&pruned, &last.api_version, request.api_version)
+    request.versions.convert(&pruned, &last.api_version, request.api_version).into_owned()
 }
 
 fn conflict_status(found: &[Conflict]) -> Status {

@@ -8,11 +8,11 @@ struct OneVersion(&'static str, TypeId);
 
 impl Versions for OneVersion {
     fn types(&self, api_version: &str) -> Option<(&Types, TypeId)> {
-        (api_version == self.0).then(|| (::schema::builtin(), self.1))
+        (api_version == self.0).then(|| (&**::schema::builtin(), self.1))
     }
 
-    fn convert(&self, value: &Value, _from: &str, _to: &str) -> Value {
-        value.clone()
+    fn convert<'v>(&self, value: &'v Value, _from: &str, _to: &str) -> Cow<'v, Value> {
+        Cow::Borrowed(value)
     }
 }
 
