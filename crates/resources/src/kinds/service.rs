@@ -270,7 +270,7 @@ impl Strategy {
             "spec": {"parentRef": {"resource": "services", "namespace": service.namespace(), "name": service.name()}},
         });
         match object {
-            Value::Object(map) => codec::stored::encode(Object(map)),
+            Value::Object(map) => codec::stored::encode(&Object(map)),
             _ => unreachable!("a map was written above"),
         }
     }
