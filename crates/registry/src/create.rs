@@ -44,6 +44,8 @@ impl Engine {
         namespace: &str,
         mut object: Object,
     ) -> Result<Option<Written>, Status> {
+        // Admission looks at what earlier writes made: a namespace, its service account.
+        self.catch_up().await?;
         self.fill_metadata(resource, namespace, &mut object)?;
         let name = object.name().to_owned();
         let request = Verdict {
@@ -75,7 +77,7 @@ impl Engine {
         let warnings = resource.strategy.warnings(&object, None);
         self.admission.validate(&request, Some(&object)).await?;
         let name = object.name().to_owned();
-        if self.newest(resource, namespace, &name, false).await?.is_some() {
+        if self.entry(resource).cache.get(&resource.key(namespace, &name)).is_some() {
             return Err(self.taken(resource, namespace, &name));
         }
         let claims = resource.strategy.claim(self, &mut object, None).await?;
