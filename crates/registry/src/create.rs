@@ -57,6 +57,8 @@ impl Engine {
         namespace: &str,
         mut object: Object,
     ) -> Result<Option<Written>, Status> {
+        // Admission looks at what earlier writes made: a namespace, its service account.
+        self.catch_up().await?;
         self.fill_metadata(resource, namespace, &mut object)?;
         // Admission and strategies look at what others wrote before this request.
         self.catch_up().await?;

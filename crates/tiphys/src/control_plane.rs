@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use api::User;
-use apiserver::{Health, Server};
 use apiserver::inprocess::InProcess;
+use apiserver::{Health, Server};
 use auth::bound::{CacheLookup, Tokens};
 use auth::certificate::ClientCertificates;
 use auth::token::{Issuer, StaticTokens, Verifier};
@@ -63,10 +63,8 @@ impl ControlPlane {
         let nodes = Arc::new(NodeAuthorizer::default());
         let lookup = Arc::new(CacheLookup::default());
         let (access, tokens, issuer) = access(&config, &rbac, &nodes, &lookup)?;
-        let settings = resources::Settings {
-            service_cidr: config.service_cidr,
-            node_ports: config.node_ports.clone(),
-        };
+        let settings =
+            resources::Settings { service_cidr: config.service_cidr, node_ports: config.node_ports.clone() };
         let engine = Engine::open(registry::Config {
             store: config.store.clone(),
             resources: resources::table(&settings, &auth::acts::injected(&access, &tokens)),

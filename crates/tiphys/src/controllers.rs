@@ -10,8 +10,17 @@ use crate::cluster::Settings;
 use crate::control_plane::ControlPlane;
 
 /// Starts both; they end with `stop`.
-pub fn start(plane: &ControlPlane, pki: &Pki, settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) {
-    let manager = plane.client(&User::new("system:kube-controller-manager", Vec::<String>::new()), "kube-controller-manager");
+pub fn start(
+    plane: &ControlPlane,
+    pki: &Pki,
+    settings: &Settings,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let manager = plane.client(
+        &User::new("system:kube-controller-manager", Vec::<String>::new()),
+        "kube-controller-manager",
+    );
     let informers = Informers::new(manager, stop.clone());
     let config = controllers::Config {
         root_ca: pki.cluster.certificate.clone(),

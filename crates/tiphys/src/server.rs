@@ -230,7 +230,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             plain_http_registries: flags.plain_http_registry.clone(),
         },
         node::Clients {
-            kubelet: plane.client(&User::new(format!("system:node:{}", node.name), ["system:nodes"]), "kubelet"),
+            kubelet: plane
+                .client(&User::new(format!("system:node:{}", node.name), ["system:nodes"]), "kubelet"),
             proxy: Some(plane.client(&User::new("system:kube-proxy", Vec::<String>::new()), "kube-proxy")),
         },
         &tasks,
