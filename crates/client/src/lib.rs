@@ -22,6 +22,7 @@ pub mod events;
 pub mod expectations;
 pub mod informer;
 pub mod key;
+pub mod placement;
 pub mod queue;
 pub mod remote;
 pub mod write;

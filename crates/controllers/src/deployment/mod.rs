@@ -17,8 +17,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::context::{Context, Error};
-use crate::ownership::{self, controller_of};
-use crate::pods;
+use crate::ownership::{self, Owner, controller_of};
+use crate::{pods, wake};
 use plan::{Action, Plan, plan};
 
 struct Controller {
@@ -35,7 +35,7 @@ pub async fn run(context: Context) {
     let pods = context.informers.of::<Pod>();
     deployments.enqueue(&queue, |change| [ObjectKey::of(&**change.object())]);
     let known = deployments.clone();
-    sets.enqueue(&queue, move |change| owners_of(change, &known));
+    sets.enqueue(&queue, move |change| wake::owners_of(change, &known));
     // A pod that is gone may be the last of the old ones a Recreate waits for.
     let (known, parents) = (deployments.clone(), sets.clone());
     pods.enqueue(&queue, move |change| {
@@ -57,31 +57,10 @@ pub async fn run(context: Context) {
     client::run("deployment", queue, workers, controller, cancel).await;
 }
 
-fn owners_of(change: &client::Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
-    let namespace = change.object().metadata.namespace.clone().unwrap_or_default();
-    let of = |set: &ReplicaSet| {
-        let owner = controller_of(set).filter(|owner| owner.kind == "Deployment")?;
-        Some(ObjectKey::new(namespace.clone(), &owner.name))
-    };
-    let mut keys: Vec<ObjectKey> = of(change.object()).into_iter().collect();
-    if let Some(before) = change.old().and_then(|old| of(old))
-        && !keys.contains(&before)
-    {
-        keys.push(before);
+impl Owner for Deployment {
+    fn selector(&self) -> Labels {
+        Labels::from_label_selector(&self.spec.selector)
     }
-    if controller_of(&**change.object()).is_none() && !change.is_deleted() {
-        let labels = change.object().metadata.labels.as_ref();
-        let selecting = deployments.in_namespace(&namespace).into_iter().filter(|deployment| {
-            let selector = selector_of(deployment);
-            !selector.is_empty() && ownership::matches(&selector, labels)
-        });
-        keys.extend(selecting.map(|deployment| ObjectKey::of(&*deployment)));
-    }
-    keys
-}
-
-fn selector_of(deployment: &Deployment) -> Labels {
-    Labels::from_label_selector(&deployment.spec.selector)
 }
 
 impl Reconcile for Controller {
@@ -90,13 +69,12 @@ impl Reconcile for Controller {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
         let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
-        let selector = selector_of(&deployment);
-        if selector.is_empty() {
+        if deployment.selector().is_empty() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             self.context.recorder.warning(&*deployment, "SelectingAll", message);
             return Ok(None);
         }
-        let sets = ownership::claim(&self.context.client, &*deployment, &selector, &self.sets).await?;
+        let sets = ownership::claim(&self.context.client, &*deployment, &self.sets).await?;
         let sets: Vec<ReplicaSet> = sets.iter().map(|set| ReplicaSet::clone(set)).collect();
         let running = |set: &ReplicaSet| {
             let uid = set.metadata.uid.as_deref().unwrap_or_default();
