@@ -136,8 +136,11 @@ fn go_owner(owner: &Value) -> Bare {
 fn finalizers(value: Option<&Value>, path: &Path, errors: &mut Errors) {
     let all: Vec<&str> =
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    for name in &all {
-        finalizer_name(name, path, errors);
+    for (i, name) in all.iter().enumerate() {
+        for fault in names::qualified_name(name) {
+            errors.invalid(path, *name, fault);
+        }
+        standard_finalizer(name, &path.index(i), errors);
     }
     if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
         let shown = api::field::Bare(format!(
@@ -153,6 +156,10 @@ pub fn finalizer_name(name: &str, path: &Path, errors: &mut Errors) {
     for fault in names::qualified_name(name) {
         errors.invalid(path, name, fault);
     }
+    standard_finalizer(name, path, errors);
+}
+
+fn standard_finalizer(name: &str, path: &Path, errors: &mut Errors) {
     if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
         errors.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
     }

@@ -99,7 +99,8 @@ impl Subresource {
     /// What may be asked, in discovery's order.
     pub fn verbs(&self) -> Vec<&'static str> {
         match &self.action {
-            Action::Status | Action::Part(_) | Action::View(_) => vec!["get", "patch", "update"],
+            Action::Status | Action::View(_) => vec!["get", "patch", "update"],
+            Action::Part(part) => part.verbs(),
             Action::Create(_) => vec!["create"],
             Action::Connect(connect) => connect.verbs(),
         }
@@ -111,6 +112,10 @@ pub trait PartHook: Send + Sync {
     /// Takes from `new` what may change; everything else comes from `old`.
     fn prepare(&self, new: &mut Object, old: &Object);
     fn validate(&self, _new: &Object, _old: &Object, _errors: &mut api::field::Errors) {}
+    /// What may be asked, in discovery's order.
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["get", "patch", "update"]
+    }
 }
 
 /// The object as another kind.

@@ -1,6 +1,6 @@
 //! Networking, discovery, nodes, scheduling, storage, devices.
 
-use crate::kinds::{endpoints, network, storage as kinds, workload};
+use crate::kinds::{endpoints, network, priorityclass, storage as kinds};
 use crate::{Row, tables};
 
 fn networking(kind: &str, plural: &str) -> Row {
@@ -51,7 +51,7 @@ pub(super) fn rows() -> Vec<Row> {
             .table(tables::node::runtime_class())
             .cluster(),
         Row::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
-            .strategy(workload::PriorityClass)
+            .strategy(priorityclass::PriorityClass)
             .table(tables::node::priority_class())
             .cluster()
             .short(&["pc"]),

@@ -1,11 +1,13 @@
 //! What is odd about each kind: one module a kind (or a family), none for a kind without oddities.
 
+mod acted;
 pub mod apiservice;
 pub mod binding;
 pub mod configmap;
 pub mod crd;
 mod cron;
 pub mod csr;
+pub mod disruption;
 pub mod endpoints;
 pub mod event;
 pub mod eviction;
@@ -23,6 +25,7 @@ pub mod podresize;
 pub mod podspec;
 mod podstatus;
 mod podupdate;
+pub mod priorityclass;
 mod rangeindex;
 pub mod rbac;
 mod replicastatus;
