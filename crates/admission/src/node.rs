@@ -25,26 +25,40 @@ impl Plugin for NodeRestriction {
 
     fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<(), Status> {
         let Some(node) = request.cx.user.name.strip_prefix(NODE_USER) else {
-            return Err(refuse(request, &format!("could not determine node from user {}", api::field::quote(&request.cx.user.name))));
+            return Err(refuse(
+                request,
+                &format!("could not determine node from user {}", api::field::quote(&request.cx.user.name)),
+            ));
         };
         if request.resource.plural == "nodes" {
             let name = object.or(request.old).map_or(request.name, Object::name);
             if name == node {
                 return Ok(());
             }
-            return Err(refuse(request, &format!("node {} is not allowed to modify node {}", api::field::quote(node), api::field::quote(name))));
+            return Err(refuse(
+                request,
+                &format!(
+                    "node {} is not allowed to modify node {}",
+                    api::field::quote(node),
+                    api::field::quote(name)
+                ),
+            ));
         }
         let pod = object.or(request.old);
         let on = pod.map(|p| p.get_str(&["spec", "nodeName"]).to_owned()).unwrap_or_default();
         let mirror = pod.is_some_and(|p| p.annotation("kubernetes.io/config.mirror").is_some());
         if request.operation == Operation::Create && request.subresource.is_none() && !mirror {
-            let why = format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {} can only create mirror pods", api::field::quote(node));
+            let why = format!(
+                "pod does not have \"kubernetes.io/config.mirror\" annotation, node {} can only create mirror pods",
+                api::field::quote(node)
+            );
             return Err(refuse(request, &why));
         }
         if on == node {
             return Ok(());
         }
-        let why = format!("node {} can only act on pods with spec.nodeName set to itself", api::field::quote(node));
+        let why =
+            format!("node {} can only act on pods with spec.nodeName set to itself", api::field::quote(node));
         Err(refuse(request, &why))
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::{Plugin, is, refuse};
 
 /// Classes that every cluster has, should their objects be missing.
-const SYSTEM: &[(&str, i64)] = &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const SYSTEM: &[(&str, i64)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 pub(crate) struct Priority;
 
@@ -22,13 +23,18 @@ impl Plugin for Priority {
 
     fn mutate(&self, request: &Verdict<'_>, pod: &mut Object) -> Result<(), Status> {
         let asked = pod.get_str(&["spec", "priorityClassName"]).to_owned();
-        let class = if asked.is_empty() { default_class(request)? } else { Some(named(request, pod, &asked)?) };
-        let (name, value, preemption) = class.unwrap_or_else(|| (String::new(), 0, "PreemptLowerPriority".into()));
+        let class =
+            if asked.is_empty() { default_class(request)? } else { Some(named(request, pod, &asked)?) };
+        let (name, value, preemption) =
+            class.unwrap_or_else(|| (String::new(), 0, "PreemptLowerPriority".into()));
         let given = pod.get(&["spec", "priority"]).and_then(Value::as_i64);
         if given.is_some_and(|g| g != value) {
             return Err(refuse(
                 request,
-                &format!("the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name", given.unwrap_or_default()),
+                &format!(
+                    "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
+                    given.unwrap_or_default()
+                ),
             ));
         }
         if !name.is_empty() {
@@ -52,7 +58,9 @@ fn read(class: &Object) -> Class {
 }
 
 fn named(request: &Verdict<'_>, pod: &Object, name: &str) -> Result<Class, Status> {
-    if let Some(found) = request.engine.cache("scheduling.k8s.io", "priorityclasses").and_then(|c| c.get(name)) {
+    if let Some(found) =
+        request.engine.cache("scheduling.k8s.io", "priorityclasses").and_then(|c| c.get(name))
+    {
         return Ok(read(&found.object()?));
     }
     if let Some((name, value)) = SYSTEM.iter().find(|(n, _)| *n == name) {

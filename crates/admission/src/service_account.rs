@@ -42,7 +42,8 @@ impl Plugin for ServiceAccount {
         };
         let account = account.object()?;
         if pod.get(&["spec", "imagePullSecrets"]).is_none()
-            && let Some(secrets) = account.0.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
+            && let Some(secrets) =
+                account.0.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
         {
             pod.set(&["spec", "imagePullSecrets"], secrets.clone());
         }

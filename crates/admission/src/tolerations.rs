@@ -27,7 +27,8 @@ impl Plugin for DefaultTolerationSeconds {
         for taint in TAINTS {
             let tolerated = list.iter().any(|t| {
                 let text = |f: &str| t.get(f).and_then(Value::as_str).unwrap_or_default();
-                (text("key") == *taint || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
+                (text("key") == *taint || text("key").is_empty())
+                    && matches!(text("effect"), "NoExecute" | "")
             });
             if !tolerated {
                 list.push(json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}));

@@ -7,15 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use api::User;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use api::User;
 use tower::Service;
 
 use crate::body::{Body, Error};
-use auth::Identity;
 use crate::server::Server;
+use auth::Identity;
 
 /// The server as one component sees it.
 #[derive(Clone)]

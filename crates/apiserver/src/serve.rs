@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use auth::Identity;
 use crate::server::Server;
+use auth::Identity;
 
 /// Connections at once.
 const CONNECTIONS: usize = 16 * 1024;

@@ -13,7 +13,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use registry::{Engine, RequestContext, Resource};
 
-use auth::{Access, Attributes};
 use crate::body::Body;
 use crate::connect::Dialer;
 use crate::discovery::Discovery;
@@ -22,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::options::Query;
 use crate::{discovery, health, respond};
+use auth::{Access, Attributes};
 
 /// The largest body of a request.
 const BODY_MAX: usize = 3 * 1024 * 1024;

@@ -221,7 +221,14 @@ impl Server {
         };
         let written = self
             .engine
-            .update(resource, &cx, (&info.namespace, &info.name), part, &change, &UpdateOptions { from_newest: true, ..UpdateOptions::default() })
+            .update(
+                resource,
+                &cx,
+                (&info.namespace, &info.name),
+                part,
+                &change,
+                &UpdateOptions { from_newest: true, ..UpdateOptions::default() },
+            )
             .await?;
         self.answer_written(call, endpoint, &written, &written.warnings)
     }

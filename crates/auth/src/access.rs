@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use api::{Status, User};
 use crate::impersonate::Impersonation;
 use crate::{Attributes, Authenticator, Authorizer, Chain, Connection, Rbac};
+use api::{Status, User};
 use http::request::Parts;
 use serde_json::{Value, json};
 
@@ -37,9 +37,11 @@ impl Access {
             Some(Identity::Connection(connection)) => {
                 self.authenticator.authenticate(connection, &request.headers, SystemTime::now())?
             }
-            None => {
-                self.authenticator.authenticate(&Connection::default(), &request.headers, SystemTime::now())?
-            }
+            None => self.authenticator.authenticate(
+                &Connection::default(),
+                &request.headers,
+                SystemTime::now(),
+            )?,
         };
         match Impersonation::parse(&request.headers).map_err(|e| Status::internal(e.to_string()))? {
             Some(impersonation) => impersonation.apply(&user, &self.chain),
@@ -71,7 +73,8 @@ impl Access {
                 paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": urls}));
                 continue;
             }
-            let mut value = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+            let mut value =
+                json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
             if let Some(names) = rule.resource_names.filter(|n| !n.is_empty()) {
                 value["resourceNames"] = json!(names);
             }

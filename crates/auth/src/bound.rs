@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use api::{Object, Status};
 use crate::token::{Binding, Found, Issuer, Kind, Lookup, Reference};
+use api::{Object, Status};
 use jiff::Timestamp;
 use registry::Engine;
 use serde_json::{Value, json};
@@ -127,7 +127,9 @@ impl Tokens {
         let resource = engine.resource("", plural).ok_or_else(Status::path_not_found)?.clone();
         let object = engine.get(&resource, scope, name, None).await?.object()?;
         if !uid.is_empty() && uid != object.uid() {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict(&resource.group_resource(), name, &why));
         }
         if kind == "Pod" && object.get_str(&["spec", "serviceAccountName"]) != account {

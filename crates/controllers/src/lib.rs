@@ -10,10 +10,14 @@
 //!
 //! Start at [`run`], then [`replicas`] for the shape of a controller.
 
+pub mod amount;
 pub mod context;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod history;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
@@ -47,6 +51,8 @@ const ALL: &[(&str, &str, Run)] = &[
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |c| {
         role_aggregation::run(c).boxed()
     }),
+    ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
+    ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
     ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
     ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
     ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),

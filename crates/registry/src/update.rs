@@ -205,7 +205,8 @@ impl Engine {
         let given = new.resource_version();
         let name = old.name();
         if given.is_empty() {
-            if matches!(part, Part::Main) && !options.from_newest && !resource.strategy.unconditional_update() {
+            if matches!(part, Part::Main) && !options.from_newest && !resource.strategy.unconditional_update()
+            {
                 let mut errors = field::Errors::default();
                 errors.invalid(
                     &field::Path::new("metadata.resourceVersion"),

@@ -132,9 +132,9 @@ impl Layer {
         let mut out = tar::Builder::new(Vec::new());
         for (path, node) in &nodes {
             let mut header = tar::Header::new_gnu();
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             match node {
                 Node::Directory { mode } => {
                     header.set_entry_type(tar::EntryType::Directory);

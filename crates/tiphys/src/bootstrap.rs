@@ -59,8 +59,16 @@ fn priority_classes() -> anyhow::Result<Vec<PriorityClass>> {
         typed(json!({"metadata": {"name": name}, "value": value, "description": what}))
     };
     Ok(vec![
-        class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.")?,
-        class("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node.")?,
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        )?,
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        )?,
     ])
 }
 
@@ -74,7 +82,11 @@ where
         match api.create(&PostParams::default(), &object).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-            Err(error) => Err(anyhow!("creating {} {}: {error}", K::kind(&()), object.meta().name.clone().unwrap_or_default())),
+            Err(error) => Err(anyhow!(
+                "creating {} {}: {error}",
+                K::kind(&()),
+                object.meta().name.clone().unwrap_or_default()
+            )),
         }
     };
     stream::iter(objects).map(create).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -132,7 +144,9 @@ where
     match api.create(&PostParams::default(), &object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-            api.replace(&name, &PostParams::default(), &object).await.with_context(|| format!("writing {name}"))?;
+            api.replace(&name, &PostParams::default(), &object)
+                .await
+                .with_context(|| format!("writing {name}"))?;
             Ok(())
         }
         Err(error) => Err(error).with_context(|| format!("creating {name}")),

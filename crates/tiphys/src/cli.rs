@@ -46,7 +46,8 @@ const COMPONENTS: &[&str] =
 
 /// Runs what the arguments ask for. Faults are one line on stderr.
 pub fn run(mut args: Vec<OsString>) -> ExitCode {
-    let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or_default();
+    let called =
+        args.first().map(Path::new).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or_default();
     if COMPONENTS.contains(&called) {
         let name = called.to_owned();
         args.insert(1, name.into());

@@ -89,8 +89,9 @@ impl Settings {
     pub fn read(path: &Path) -> anyhow::Result<Option<Settings>> {
         match std::fs::read(path) {
             Ok(text) => {
-                let settings = serde_json::from_slice(&text)
-                    .with_context(|| format!("{} is damaged; `tiphys down --purge` starts over", path.display()))?;
+                let settings = serde_json::from_slice(&text).with_context(|| {
+                    format!("{} is damaged; `tiphys down --purge` starts over", path.display())
+                })?;
                 Ok(Some(settings))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -41,7 +41,12 @@ fn socket(run: &Path) -> PathBuf {
 }
 
 /// Serves until it is cancelled.
-pub fn serve(run: &Path, service: runtime::Service, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<()> {
+pub fn serve(
+    run: &Path,
+    service: runtime::Service,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let path = socket(run);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -104,7 +109,8 @@ async fn answer(ask: Ask, service: &runtime::Service) -> anyhow::Result<Answer> 
     Ok(match ask {
         Ask::Import(path) => {
             let images = service.images().clone();
-            let imported = tokio::task::spawn_blocking(move || runtime::images::import(&images, &path)).await??;
+            let imported =
+                tokio::task::spawn_blocking(move || runtime::images::import(&images, &path)).await??;
             let names: Vec<String> = imported.iter().flat_map(|i| i.tags.iter().cloned()).collect();
             let all = service.list_images(None).await?;
             let chosen = all.iter().map(shown).filter(|i| i.names.iter().any(|n| names.contains(n)));
@@ -125,9 +131,9 @@ async fn answer(ask: Ask, service: &runtime::Service) -> anyhow::Result<Answer> 
 /// Asks a running server.
 pub async fn ask(run: &Path, ask: &Ask) -> anyhow::Result<Answer> {
     let path = socket(run);
-    let stream = UnixStream::connect(&path).await.with_context(|| {
-        format!("no server answers at {}; start one with `tiphys up`", path.display())
-    })?;
+    let stream = UnixStream::connect(&path)
+        .await
+        .with_context(|| format!("no server answers at {}; start one with `tiphys up`", path.display()))?;
     let (read, mut write) = stream.into_split();
     let mut text = serde_json::to_vec(ask)?;
     text.push(b'\n');

@@ -53,16 +53,18 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts serving; returns once requests are answered and the cluster's first objects are there.
-    pub async fn start(config: Config, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<ControlPlane> {
+    pub async fn start(
+        config: Config,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<ControlPlane> {
         let now = SystemTime::now();
         let rbac = Arc::new(Rbac::default());
         let nodes = Arc::new(NodeAuthorizer::default());
         let lookup = Arc::new(CacheLookup::default());
         let (access, tokens) = access(&config.pki, &rbac, &nodes, &lookup)?;
-        let settings = resources::Settings {
-            service_cidr: config.service_cidr,
-            node_ports: config.node_ports.clone(),
-        };
+        let settings =
+            resources::Settings { service_cidr: config.service_cidr, node_ports: config.node_ports.clone() };
         let engine = Engine::open(registry::Config {
             store: config.store.clone(),
             resources: resources::table(&settings, &auth::acts::injected(&access, &tokens)),
@@ -139,7 +141,8 @@ fn access(
     let key = auth::token::SigningKey::from_pem(&pki.service_accounts.private).map_err(|e| anyhow!("{e}"))?;
     let audiences = vec![ISSUER.to_owned()];
     let verifier = Verifier::new(vec![ISSUER.into()], audiences.clone(), vec![key.public.clone()]);
-    let certificates = ClientCertificates::new(tls::roots(&pki.cluster.certificate)?).map_err(|e| anyhow!("{e}"))?;
+    let certificates =
+        ClientCertificates::new(tls::roots(&pki.cluster.certificate)?).map_err(|e| anyhow!("{e}"))?;
     let authenticator = Authenticator {
         certificates: Some(certificates),
         front_proxy: None,

@@ -10,7 +10,13 @@ use crate::cluster::Settings;
 use crate::control_plane::ControlPlane;
 
 /// Starts both; they end with `stop`.
-pub fn start(plane: &ControlPlane, pki: &Pki, settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) {
+pub fn start(
+    plane: &ControlPlane,
+    pki: &Pki,
+    settings: &Settings,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let manager = plane.client(&User::new("system:kube-controller-manager", Vec::<String>::new()));
     let informers = Informers::new(manager, stop.clone());
     let config = controllers::Config {
@@ -19,7 +25,8 @@ pub fn start(plane: &ControlPlane, pki: &Pki, settings: &Settings, tasks: &TaskT
         ..controllers::Config::default()
     };
     let accounts = plane.clone();
-    let client_for = move |account: &'static str| accounts.client(&User::service_account("kube-system", account, ""));
+    let client_for =
+        move |account: &'static str| accounts.client(&User::service_account("kube-system", account, ""));
     tasks.spawn(controllers::run(config, informers, client_for, stop.clone()));
     let scheduler = plane.client(&User::new("system:kube-scheduler", Vec::<String>::new()));
     let informers = Informers::new(scheduler.clone(), stop.clone());

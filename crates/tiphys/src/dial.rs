@@ -22,7 +22,10 @@ impl Dialer for Direct {
         if target.scheme != "https" {
             return Ok(Box::new(socket));
         }
-        let config = self.kubelet.clone().ok_or_else(|| std::io::Error::other("no client certificate for kubelets"))?;
+        let config = self
+            .kubelet
+            .clone()
+            .ok_or_else(|| std::io::Error::other("no client certificate for kubelets"))?;
         let name = ServerName::try_from(target.host.clone()).map_err(std::io::Error::other)?;
         Ok(Box::new(TlsConnector::from(config).connect(name, socket).await?))
     }

@@ -73,7 +73,11 @@ pub struct Clients {
     pub proxy: kube::Client,
 }
 
-pub fn runtime_config(paths: &Paths, network: Option<Arc<dyn SandboxNetwork>>, plain_http: &[String]) -> runtime::Config {
+pub fn runtime_config(
+    paths: &Paths,
+    network: Option<Arc<dyn SandboxNetwork>>,
+    plain_http: &[String],
+) -> runtime::Config {
     runtime::Config {
         state: paths.runtime(),
         shim: runtime::ShimCommand::default(),
@@ -92,7 +96,8 @@ pub async fn start(
     let (ready, network) = watch::channel(None);
     let hook: Arc<dyn SandboxNetwork> = Arc::new(PodNetwork { network: network.clone() });
     let service =
-        runtime::Service::start(runtime_config(&config.paths, Some(hook), &config.plain_http_registries)).await?;
+        runtime::Service::start(runtime_config(&config.paths, Some(hook), &config.plain_http_registries))
+            .await?;
     let kubelet = kubelet_config(&config, &clients.kubelet)?;
     let runtime: Arc<dyn cri::Runtime> = Arc::new(service.clone());
     spawn(tasks, "kubelet", stop, kubelet::run(kubelet, clients.kubelet.clone(), runtime, stop.clone()));
@@ -218,7 +223,9 @@ async fn network_of(
     };
     let opened = tokio::task::spawn_blocking(move || NodeNetwork::open(settings)).await?;
     let network = Arc::new(opened.context("the pod network")?);
-    let sockets = dns::Sockets::bind(SocketAddr::new(network.gateway(), 0)).await.context("the DNS server's sockets")?;
+    let sockets = dns::Sockets::bind(SocketAddr::new(network.gateway(), 0))
+        .await
+        .context("the DNS server's sockets")?;
     let served_at = sockets.local_addr()?;
     let service = SocketAddr::new(config.dns_ip, DNS_PORT);
     let local = [Protocol::Udp, Protocol::Tcp].map(|protocol| LocalService { service, protocol, served_at });
@@ -233,7 +240,8 @@ async fn network_of(
 /// Waits for the node's `podCIDR`.
 async fn pod_cidr(client: &kube::Client, name: &str) -> anyhow::Result<IpNet> {
     let api: Api<Node> = Api::all(client.clone());
-    let has = |node: Option<&Node>| node.is_some_and(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
+    let has =
+        |node: Option<&Node>| node.is_some_and(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
     let node = kube::runtime::wait::await_condition(api, name, has).await?;
     let text = node.and_then(|n| n.spec?.pod_cidr).context("the node has no podCIDR")?;
     text.parse().with_context(|| format!("podCIDR {text}"))
@@ -242,14 +250,24 @@ async fn pod_cidr(client: &kube::Client, name: &str) -> anyhow::Result<IpNet> {
 /// An informer's changes as the network rooms take them.
 fn events<K>(informers: &Informers) -> impl Stream<Item = Event<K>> + Send + 'static + use<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
 {
     let informer = informers.of::<K>();
     let changes = informer.subscribe();
     let start = (informer, changes, false);
     futures::stream::unfold(start, |(informer, mut changes, synced)| async move {
         let told = |change: client::Change<K>| {
-            if change.is_deleted() { Event::Deleted(change.object().clone()) } else { Event::Applied(change.object().clone()) }
+            if change.is_deleted() {
+                Event::Deleted(change.object().clone())
+            } else {
+                Event::Applied(change.object().clone())
+            }
         };
         if synced {
             let change = changes.next().await;
@@ -330,7 +348,8 @@ struct Delegated {
 #[async_trait]
 impl kubelet::Authorizer for Delegated {
     async fn authenticate(&self, token: &str) -> Option<kubelet::User> {
-        let review: TokenReview = serde_json::from_value(json!({"metadata": {}, "spec": {"token": token}})).ok()?;
+        let review: TokenReview =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"token": token}})).ok()?;
         let api: Api<TokenReview> = Api::all(self.client.clone());
         let answer = api.create(&PostParams::default(), &review).await;
         let status = match answer {

@@ -15,7 +15,10 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 /// What an index is told of one object.
 type Apply = Box<dyn Fn(&Object, bool) + Send + Sync>;
 
-fn typed<K: DeserializeOwned>(put: impl Fn(&K) + Send + Sync + 'static, remove: impl Fn(&Object) + Send + Sync + 'static) -> Apply {
+fn typed<K: DeserializeOwned>(
+    put: impl Fn(&K) + Send + Sync + 'static,
+    remove: impl Fn(&Object) + Send + Sync + 'static,
+) -> Apply {
     Box::new(move |object, deleted| {
         if deleted {
             return remove(object);
@@ -55,25 +58,36 @@ pub async fn feed(
         }),
         ("", "pods", {
             let nodes = nodes.clone();
-            Box::new(move |o, deleted| {
-                if deleted { nodes.remove_pod(o.namespace(), o.name()) } else { nodes.put_pod(o) }
-            })
+            Box::new(
+                move |o, deleted| {
+                    if deleted { nodes.remove_pod(o.namespace(), o.name()) } else { nodes.put_pod(o) }
+                },
+            )
         }),
         ("", "persistentvolumes", {
             let nodes = nodes.clone();
             Box::new(move |o, deleted| {
-                if deleted { nodes.remove_persistent_volume(o.name()) } else { nodes.put_persistent_volume(o) }
+                if deleted {
+                    nodes.remove_persistent_volume(o.name())
+                } else {
+                    nodes.put_persistent_volume(o)
+                }
             })
         }),
         ("storage.k8s.io", "volumeattachments", {
             let nodes = nodes.clone();
             Box::new(move |o, deleted| {
-                if deleted { nodes.remove_volume_attachment(o.name()) } else { nodes.put_volume_attachment(o) }
+                if deleted {
+                    nodes.remove_volume_attachment(o.name())
+                } else {
+                    nodes.put_volume_attachment(o)
+                }
             })
         }),
     ];
     for (group, plural, apply) in sources {
-        let resource = engine.resource(group, plural).with_context(|| format!("no resource {plural}"))?.clone();
+        let resource =
+            engine.resource(group, plural).with_context(|| format!("no resource {plural}"))?.clone();
         let options = WatchOptions { bookmarks: true, initial_events: true, ..WatchOptions::default() };
         let mut watcher = engine.watch(&resource, options).await.map_err(|e| anyhow!(e.message))?;
         until_complete(&mut watcher, &apply).await;
@@ -111,7 +125,12 @@ async fn until_complete(watcher: &mut Watcher, apply: &Apply) {
 }
 
 /// Follows a watch; one that fell behind is begun anew from the state.
-async fn follow(engine: &Arc<Engine>, resource: &Arc<registry::Resource>, mut watcher: Watcher, apply: &Apply) {
+async fn follow(
+    engine: &Arc<Engine>,
+    resource: &Arc<registry::Resource>,
+    mut watcher: Watcher,
+    apply: &Apply,
+) {
     loop {
         while let Some(event) = watcher.next().await {
             tell(&event, apply);

@@ -74,7 +74,8 @@ pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
         node_ip: flags.node_ip.unwrap_or_else(cluster::host_address),
         more_nodes: 0,
     };
-    std::fs::create_dir_all(flags.name.state()).with_context(|| format!("making {}", flags.name.state().display()))?;
+    std::fs::create_dir_all(flags.name.state())
+        .with_context(|| format!("making {}", flags.name.state().display()))?;
     settings.write(&flags.name.settings_path())?;
     Ok(settings)
 }
@@ -120,10 +121,13 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let store = apiserver::open_store(Some(&name.state().join("store"))).await?;
     let pki = Arc::new(Pki::open(&name.state().join("pki"), SystemTime::now())?);
     let listener =
-        apiserver::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), settings.api_port), "--api-port").await?;
+        apiserver::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), settings.api_port), "--api-port")
+            .await?;
     let insecure = match flags.insecure_port {
         0 => None,
-        port => Some(apiserver::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), "--insecure-port").await?),
+        port => {
+            Some(apiserver::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), "--insecure-port").await?)
+        }
     };
     let plane = ControlPlane::start(
         control_plane::Config {
@@ -146,7 +150,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     .await?;
     if flags.etcd_port != 0 {
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), flags.etcd_port);
-        let front = store::front::serve(apiserver::bind(address, "--etcd-port").await?, None, store.clone(), stop.clone());
+        let front = store::front::serve(
+            apiserver::bind(address, "--etcd-port").await?,
+            None,
+            store.clone(),
+            stop.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = front.await {
                 tracing::error!(%error, "the store's etcd API ended");
@@ -171,7 +180,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             plain_http_registries: flags.plain_http_registry.clone(),
         },
         node::Clients {
-            kubelet: plane.client(&User::new(format!("system:node:{}", settings.node_name), ["system:nodes"])),
+            kubelet: plane
+                .client(&User::new(format!("system:node:{}", settings.node_name), ["system:nodes"])),
             proxy: plane.client(&User::new("system:kube-proxy", Vec::<String>::new())),
         },
         &tasks,

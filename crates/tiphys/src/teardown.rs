@@ -30,7 +30,10 @@ pub async fn node(name: &Name, settings: &Settings) -> anyhow::Result<()> {
     };
     let table = proxy_table(&id);
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
-        NodeNetwork::open(config).context("the pod network")?.remove_all().context("removing the pod network")?;
+        NodeNetwork::open(config)
+            .context("the pod network")?
+            .remove_all()
+            .context("removing the pod network")?;
         proxy::Kernel::new()?.remove(&table).context("removing the service rules")?;
         Ok(())
     })
@@ -46,7 +49,8 @@ fn unmount_below(root: &Path) -> anyhow::Result<()> {
     points.retain(|p| Path::new(p).starts_with(root) && Path::new(p) != root);
     points.sort_by_key(|p| std::cmp::Reverse(p.len()));
     for point in points {
-        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("unmounting {point}"))?;
+        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmounting {point}"))?;
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ pub fn client(authority: &str, certificate: &str, private: &str) -> anyhow::Resu
 }
 
 /// Shows one certificate to whoever asks.
-pub fn resolver(certificate: &str, private: &str) -> anyhow::Result<Arc<dyn rustls::server::ResolvesServerCert>> {
+pub fn resolver(
+    certificate: &str,
+    private: &str,
+) -> anyhow::Result<Arc<dyn rustls::server::ResolvesServerCert>> {
     let signing = rustls::crypto::ring::sign::any_supported_type(&key(private)?).context("reading a key")?;
     let certified = rustls::sign::CertifiedKey::new(certificates(certificate)?, signing);
     Ok(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))

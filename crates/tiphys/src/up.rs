@@ -97,7 +97,11 @@ pub async fn up(flags: server::Flags) -> anyhow::Result<()> {
     let context = context_name(name);
     if let Some(path) = user_kubeconfig() {
         kubeconfig::merge(&path, &entry, true)?;
-        println!("node {} ready after {:.2} s; kubectl's context is {context}", settings.node_name, start.elapsed().as_secs_f64());
+        println!(
+            "node {} ready after {:.2} s; kubectl's context is {context}",
+            settings.node_name,
+            start.elapsed().as_secs_f64()
+        );
     } else {
         println!("node {} ready after {:.2} s", settings.node_name, start.elapsed().as_secs_f64());
     }
@@ -116,7 +120,8 @@ fn user_kubeconfig() -> Option<PathBuf> {
 /// Starts the server in a session of its own, with its log in a file.
 fn launch(flags: &server::Flags, settings: &Settings) -> anyhow::Result<()> {
     let name = &flags.name;
-    let log = OpenOptions::new().create(true).append(true).open(name.log_path()).context("opening the log")?;
+    let log =
+        OpenOptions::new().create(true).append(true).open(name.log_path()).context("opening the log")?;
     // A kubeconfig of an earlier run would be taken for this one's sign of life.
     if let Err(error) = std::fs::remove_file(name.kubeconfig())
         && error.kind() != std::io::ErrorKind::NotFound
@@ -146,8 +151,10 @@ async fn wait_ready(name: &Name, settings: &Settings) -> anyhow::Result<()> {
     appears(&name.kubeconfig()).await?;
     let client = client_of(name)?;
     let nodes: Api<Node> = Api::all(client);
-    kube::runtime::wait::await_condition(nodes, &settings.node_name, |node: Option<&Node>| node.is_some_and(is_ready))
-        .await?;
+    kube::runtime::wait::await_condition(nodes, &settings.node_name, |node: Option<&Node>| {
+        node.is_some_and(is_ready)
+    })
+    .await?;
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 pub mod binding;
 pub mod configmap;
-mod cron;
 pub mod csr;
 pub mod endpoints;
 pub mod event;
