@@ -30,6 +30,7 @@ pub mod replicas;
 pub mod role_aggregation;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 pub mod wake;
@@ -68,6 +69,7 @@ const ALL: &[(&str, &str, Run)] = &[
     }),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
     ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
+    ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
     ("taint-eviction-controller", "node-controller", |c| taint_eviction::run(c).boxed()),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |c| {
         ttl_after_finished::run(c).boxed()

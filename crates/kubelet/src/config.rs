@@ -44,6 +44,9 @@ pub struct Config {
     pub max_pods: u32,
     /// Taken off what pods may use (`--system-reserved` and `--kube-reserved`, added up): `cpu`, `memory`, ….
     pub reserved: BTreeMap<String, Quantity>,
+    /// Kernel parameters pods may set beside the safe ones, by name or as `prefix*`
+    /// (`--allowed-unsafe-sysctls`).
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// How often unchanged node status is written (`nodeStatusReportFrequency`).
     pub node_status_report_frequency: Duration,
     /// How long the node's lease lasts (`nodeLeaseDurationSeconds`); it is renewed four times as often.
@@ -94,6 +97,7 @@ impl Config {
             cgroup_root: "/".into(),
             max_pods: 110,
             reserved: BTreeMap::new(),
+            allowed_unsafe_sysctls: Vec::new(),
             node_status_report_frequency: Duration::from_secs(300),
             node_lease_duration: Duration::from_secs(40),
             container_log_max_size: 10 << 20,

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use client::{Informers, Selection};
 use kube::Client;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::context::Context;
 use crate::node::{self, Machine};
+use crate::pod::admit::Taken;
 use crate::pod::fields::Allocatable;
 use crate::pod::status::Host;
 use crate::source::static_pods::{self, Mirrors};
-use crate::source::{objects::Objects, pods, services};
+use crate::source::{objects::Objects, pods};
 use crate::volume::Tokens;
 use crate::workers::Registry;
 use crate::{events, server};
@@ -69,8 +70,12 @@ pub async fn run(
     let allocatable = machine.allocatable(&config);
     let amount = |name: &str| allocatable.get(name).copied().unwrap_or(api::Quantity::ZERO);
     let tasks = TaskTracker::new();
-    let (recorder, writer) = events::channel(client.clone(), &config.node_name);
-    let (services, service_follower) = services::channel(client.clone());
+    let (recorder, writer) = events::channel(client.clone(), &config.node_name, stop.clone());
+    let informers = Informers::new(client.clone(), stop.clone());
+    let own = |field: &str| Selection {
+        fields: Some(format!("{field}={}", config.node_name)),
+        ..Selection::default()
+    };
     let ctx = Arc::new(Context {
         host: Host {
             ips: config.node_ips.iter().map(ToString::to_string).collect(),
@@ -84,7 +89,12 @@ pub async fn run(
         },
         objects: Objects::new(&client, &tasks, &stop),
         tokens: Tokens::new(client.clone()),
-        services,
+        pods: informers.of_selected(own("spec.nodeName")),
+        services: informers.of(),
+        node: informers.of_selected(own("metadata.name")),
+        informers: informers.clone(),
+        taken: Taken::default(),
+        machine: machine.clone(),
         recorder,
         runtime,
         client,
@@ -98,16 +108,21 @@ pub async fn run(
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(task).await });
     };
-    until_stopped(Box::pin(writer.run()));
-    until_stopped(Box::pin(service_follower.run()));
+    until_stopped(Box::pin(writer));
     until_stopped(Box::pin(follow_runtime(ctx.clone(), registry.clone())));
     until_stopped(Box::pin(node::keep(ctx.clone(), machine, port)));
     until_stopped(Box::pin(node::renew(ctx.clone())));
     if let Some(listening) = listening {
         until_stopped(Box::pin(listening.serve(ctx.clone(), registry.clone())));
     }
-    let (ready, listed) = oneshot::channel();
-    until_stopped(Box::pin(pods::follow(ctx.clone(), registry.clone(), mirrors.clone(), ready)));
+    let follower = (ctx.clone(), registry.clone(), mirrors.clone());
+    until_stopped(Box::pin(async move {
+        let (ctx, registry, mirrors) = follower;
+        pods::follow(&ctx, &registry, &mirrors).await;
+        if let Err(error) = pods::end_orphans(&ctx, &registry).await {
+            tracing::warn!(%error, "cannot look for pods that were deleted meanwhile");
+        }
+    }));
     if let Some(dir) = ctx.config.pod_manifest_path.clone() {
         let (ctx, registry) = (ctx.clone(), registry.clone());
         until_stopped(Box::pin(async move {
@@ -116,15 +131,8 @@ pub async fn run(
             }
         }));
     }
-    let orphans = (ctx.clone(), registry.clone());
-    until_stopped(Box::pin(async move {
-        if listed.await.is_ok()
-            && let Err(error) = pods::end_orphans(&orphans.0, &orphans.1).await
-        {
-            tracing::warn!(%error, "cannot look for pods that were deleted meanwhile");
-        }
-    }));
     stop.cancelled().await;
+    informers.shutdown().await;
     tasks.close();
     tasks.wait().await;
     Ok(())

@@ -36,9 +36,10 @@ impl Registry {
         let wake = Arc::new(Notify::new());
         let worker = Worker::new(ctx.clone(), receiver, wake.clone(), self.clone());
         pods.insert(uid.clone(), Entry { desired: sender, wake });
-        let registry = self.clone();
+        let (registry, context) = (self.clone(), ctx.clone());
         ctx.tasks.spawn(async move {
             worker.run().await;
+            context.taken.release(&uid);
             registry.forget(&uid);
         });
     }

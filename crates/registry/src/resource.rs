@@ -212,6 +212,9 @@ pub struct Resource {
     pub plural: String,
     pub singular: String,
     pub kind: String,
+    /// The group that messages about faults name, where it is another: a kind that has been in
+    /// several groups is told of by the first of them.
+    pub fault_group: Option<&'static str>,
     pub short_names: Vec<&'static str>,
     pub categories: Vec<&'static str>,
     pub scope: Scope,
@@ -243,8 +246,10 @@ impl Resource {
         GroupResource::new(self.group.clone(), self.plural.clone())
     }
 
+    /// What messages about faults call the kind.
     pub fn group_kind(&self) -> GroupKind {
-        GroupKind { group: self.group.clone(), kind: self.kind.clone() }
+        let group = self.fault_group.map_or_else(|| self.group.clone(), str::to_owned);
+        GroupKind { group, kind: self.kind.clone() }
     }
 
     pub fn api_version(&self, version: usize) -> String {

@@ -65,6 +65,30 @@ impl Cgroup {
             .collect()
     }
 
+    /// Makes it, where it does not exist, in the hierarchies whose limits a pod has, and sets `resources`.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn make(&self, resources: &cri::v1::LinuxContainerResources) -> io::Result<()> {
+        match self.version {
+            Version::V1 => ["cpu", "memory", "pids"].iter().try_for_each(|controller| {
+                if Path::new(ROOT).join(controller).is_dir() {
+                    fs::create_dir_all(self.dir(controller))?;
+                }
+                Ok::<_, io::Error>(())
+            })?,
+            Version::V2 => {
+                let mut dir = PathBuf::from(ROOT);
+                for part in &self.path {
+                    delegate(&dir)?;
+                    dir.push(part);
+                    fs::create_dir_all(&dir)?;
+                }
+            }
+        }
+        self.set(resources)
+    }
+
     /// Moves process `pid` here, in every hierarchy the cgroup exists in.
     pub fn join(&self, pid: i32) -> io::Result<()> {
         for dir in self.dirs() {
@@ -100,6 +124,15 @@ impl Cgroup {
     pub fn remove(&self) -> io::Result<()> {
         self.dirs().iter().try_for_each(|dir| remove(dir))
     }
+}
+
+/// Lets the cgroups below `dir` have the limits it has itself.
+fn delegate(dir: &Path) -> io::Result<()> {
+    let has = fs::read_to_string(dir.join("cgroup.controllers"))?;
+    let given = fs::read_to_string(dir.join("cgroup.subtree_control"))?;
+    let missing = has.split_whitespace().filter(|one| !given.split_whitespace().any(|other| other == *one));
+    let wanted: Vec<String> = missing.map(|one| format!("+{one}")).collect();
+    if wanted.is_empty() { Ok(()) } else { fs::write(dir.join("cgroup.subtree_control"), wanted.join(" ")) }
 }
 
 fn remove(dir: &Path) -> io::Result<()> {

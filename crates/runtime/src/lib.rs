@@ -16,7 +16,7 @@
 //!
 //! Start at [`Service`], then `shim.rs`.
 
-mod cgroup;
+pub mod cgroup;
 mod clock;
 mod file;
 pub mod images;

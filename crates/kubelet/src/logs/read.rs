@@ -25,7 +25,7 @@ pub struct Wanted {
     pub stream: Option<String>,
 }
 
-/// A log being read. Follows the file when it is rotated.
+/// A log being read. Goes on with the new file when it is rotated.
 pub struct Reader {
     path: PathBuf,
     file: BufReader<File>,
@@ -35,7 +35,34 @@ pub struct Reader {
     left: Option<u64>,
     /// The last piece sent did not end its line.
     inside: bool,
-    changes: EventStream<[u8; 4096]>,
+}
+
+/// What tells that a log may have more.
+pub struct Changes(EventStream<[u8; 4096]>);
+
+impl Changes {
+    /// Watches the log at `path` from now on: the directory, as rotation replaces the file; writes to files
+    /// in it are told as well.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        inotify.watches().add(dir, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)?;
+        Ok(Self(inotify.into_event_stream([0; 4096])?))
+    }
+
+    /// Resolves when the log may have more.
+    ///
+    /// # Errors
+    /// The host's.
+    pub async fn next(&mut self) -> io::Result<()> {
+        match self.0.next().await {
+            Some(event) => event.map(|_| ()),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Most bytes given out at once.
@@ -47,11 +74,6 @@ impl Reader {
     /// # Errors
     /// The host's.
     pub fn open(path: &Path, wanted: Wanted) -> io::Result<Self> {
-        let inotify = Inotify::init()?;
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        // The directory, as rotation replaces the file; writes to files in it are told as well.
-        inotify.watches().add(dir, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)?;
-        let changes = inotify.into_event_stream([0; 4096])?;
         let mut file = File::open(path)?;
         if let Some(lines) = wanted.tail {
             let at = tail(&mut file, lines)?;
@@ -64,7 +86,6 @@ impl Reader {
             left: wanted.limit,
             wanted,
             inside: false,
-            changes,
         })
     }
 
@@ -140,17 +161,6 @@ impl Reader {
         }
         out.extend_from_slice(&line);
     }
-
-    /// Resolves when the log may have more.
-    ///
-    /// # Errors
-    /// The host's.
-    pub async fn changed(&mut self) -> io::Result<()> {
-        match self.changes.next().await {
-            Some(event) => event.map(|_| ()),
-            None => std::future::pending().await,
-        }
-    }
 }
 
 /// Where the last `lines` lines of a file begin.
@@ -192,7 +202,7 @@ mod tests {
                        2026-01-01T00:00:02Z stdout P thr\n\
                        2026-01-01T00:00:02Z stdout F ee\n";
 
-    async fn check(wanted: Wanted, want: &str) {
+    fn check(wanted: Wanted, want: &str) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
@@ -204,20 +214,19 @@ mod tests {
         assert_eq!(String::from_utf8(got).unwrap(), want, "{wanted:?}");
     }
 
-    #[tokio::test]
-    async fn parts_of_a_log() {
-        check(Wanted::default(), "one\ntwo\nthree\n").await;
-        check(Wanted { tail: Some(2), ..Wanted::default() }, "three\n").await;
-        check(Wanted { tail: Some(0), ..Wanted::default() }, "").await;
-        check(Wanted { tail: Some(9), ..Wanted::default() }, "one\ntwo\nthree\n").await;
-        check(Wanted { limit: Some(5), ..Wanted::default() }, "one\nt").await;
-        check(Wanted { stream: Some("stderr".into()), ..Wanted::default() }, "two\n").await;
+    #[test]
+    fn parts_of_a_log() {
+        check(Wanted::default(), "one\ntwo\nthree\n");
+        check(Wanted { tail: Some(2), ..Wanted::default() }, "three\n");
+        check(Wanted { tail: Some(0), ..Wanted::default() }, "");
+        check(Wanted { tail: Some(9), ..Wanted::default() }, "one\ntwo\nthree\n");
+        check(Wanted { limit: Some(5), ..Wanted::default() }, "one\nt");
+        check(Wanted { stream: Some("stderr".into()), ..Wanted::default() }, "two\n");
         let since = Some("2026-01-01T00:00:01Z".parse().unwrap());
         check(
             Wanted { since, timestamps: true, ..Wanted::default() },
             "2026-01-01T00:00:01Z two\n2026-01-01T00:00:02Z three\n",
-        )
-        .await;
+        );
     }
 
     #[tokio::test]
@@ -226,10 +235,11 @@ mod tests {
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
         let mut reader = Reader::open(&path, Wanted { tail: Some(0), ..Wanted::default() }).unwrap();
+        let mut changes = Changes::of(&path).unwrap();
         assert_eq!(reader.next().unwrap(), None);
         std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
         std::fs::write(&path, "2026-01-01T00:00:03Z stdout F four\n").unwrap();
-        reader.changed().await.unwrap();
+        changes.next().await.unwrap();
         assert_eq!(reader.next().unwrap().unwrap(), "four\n");
     }
 }

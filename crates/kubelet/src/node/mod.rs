@@ -7,4 +7,4 @@ mod status;
 
 pub use lease::renew;
 pub use machine::{Machine, disk, memory_available};
-pub use register::keep;
+pub use register::{keep, sketch};

@@ -66,6 +66,8 @@ async fn look(ctx: &Context, port: Option<u16>) -> State {
     }
     match ctx.runtime.status().await {
         Ok(answer) => {
+            state.features = answer.features.unwrap_or_default();
+            state.handlers = answer.runtime_handlers;
             let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
             let bad = conditions.iter().find(|condition| !condition.status);
             state.not_ready = bad.map(|bad| match bad.r#type.as_str() {
@@ -173,6 +175,20 @@ async fn register(ctx: &Context, api: &Api<Node>, machine: &Machine, state: &Sta
             }
         }
         None => api.get(name).await,
+    }
+}
+
+/// The node as it is known before the API has it.
+pub fn sketch(config: &Config, machine: &Machine) -> Node {
+    let state = State::default();
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels(config, machine)),
+            ..Default::default()
+        },
+        spec: Some(NodeSpec::default()),
+        status: Some(status::status(config, machine, &state, &NodeStatus::default(), Timestamp::now())),
     }
 }
 

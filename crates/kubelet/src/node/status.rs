@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use api::Quantity;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,6 +27,9 @@ pub struct State {
     pub disk_pressure: bool,
     pub pid_pressure: bool,
     pub runtime_version: String,
+    /// What the runtime can do, beside what each handler can.
+    pub features: cri::v1::RuntimeFeatures,
+    pub handlers: Vec<cri::v1::RuntimeHandler>,
     pub images: Vec<cri::v1::Image>,
     /// The port the kubelet answers on.
     pub port: Option<u16>,
@@ -75,14 +78,22 @@ pub fn status(
             swap: None,
             system_uuid: machine.system_uuid.clone(),
         }),
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures {
-                recursive_read_only_mounts: Some(true),
-                user_namespaces: Some(false),
-            }),
-        }]),
+        runtime_handlers: Some(state.handlers.iter().map(handler).collect()),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(state.features.supplemental_groups_policy),
+        }),
         ..before.clone()
+    }
+}
+
+fn handler(handler: &cri::v1::RuntimeHandler) -> NodeRuntimeHandler {
+    let features = handler.features.unwrap_or_default();
+    NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+            user_namespaces: Some(features.user_namespaces),
+        }),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Parts<'a> {
     pub image: &'a str,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<v1::Mount>,
+    /// The container whose processes it is to see.
+    pub target: Option<&'a str>,
     /// The node's memory in bytes.
     pub memory: i64,
 }
@@ -27,7 +29,7 @@ pub fn termination_file(pod_dir: &Path, container: &str, attempt: u32) -> PathBu
 }
 
 pub fn config(parts: Parts<'_>) -> v1::ContainerConfig {
-    let Parts { pod, container, attempt, image, env, mounts, memory } = parts;
+    let Parts { pod, container, attempt, image, env, mounts, target, memory } = parts;
     let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
         let get = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         words.iter().flatten().map(|word| env::expand(word, get)).collect()
@@ -64,7 +66,7 @@ pub fn config(parts: Parts<'_>) -> v1::ContainerConfig {
         tty: container.tty.unwrap_or(false),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(qos::resources(pod, container, memory)),
-            security_context: Some(security::container(pod, container)),
+            security_context: Some(security::container(pod, container, target)),
         }),
         envs: env.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
         ..Default::default()

@@ -6,6 +6,7 @@ use cri::{PullFailure, v1};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::auth::credentials;
+use super::image_name;
 use super::security::ImageUser;
 use crate::context::Context;
 use crate::events::Type;
@@ -52,18 +53,25 @@ fn policy(container: &Container, image: &str) -> &'static str {
 /// # Errors
 /// Upstream's reason and message of the container's waiting state.
 pub async fn ensure(ctx: &Context, pod: &Pod, held: &Held, container: &Container) -> Result<Image, Missing> {
+    let found = find(ctx, pod, held, container).await;
+    if let Err(missing) = &found {
+        let text = format!("Error: {}", missing.reason);
+        ctx.recorder.container(pod, &container.name, Type::Warning, "Failed", text);
+    }
+    found
+}
+
+async fn find(ctx: &Context, pod: &Pod, held: &Held, container: &Container) -> Result<Image, Missing> {
     let name = container.image.as_deref().unwrap_or_default();
     let tell = |kind, reason: &str, message: String| {
         ctx.recorder.container(pod, &container.name, kind, reason, message);
     };
-    let spec = v1::ImageSpec { image: name.to_owned(), ..Default::default() };
-    if name.is_empty() || name.chars().any(|c| c.is_whitespace()) {
-        let message = format!(
-            "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: invalid reference format"
-        );
+    let tagged = image_name::with_tag(name).map_err(|why| {
+        let message = format!("Failed to apply default image tag {name:?}: {why}");
         tell(Type::Warning, "InspectFailed", message.clone());
-        return Err(Missing::new("InvalidImageName", message));
-    }
+        Missing::new("InvalidImageName", message)
+    })?;
+    let spec = v1::ImageSpec { image: tagged, user_specified_image: name.to_owned(), ..Default::default() };
     let present = ctx.runtime.image_status(spec.clone()).await.map_err(|error| {
         let message = format!("Failed to inspect image {name:?}: {error}");
         tell(Type::Warning, "InspectFailed", message.clone());
@@ -95,7 +103,7 @@ async fn pull(
     container: &Container,
     image: v1::ImageSpec,
 ) -> Result<Image, Missing> {
-    let name = image.image.clone();
+    let name = image.user_specified_image.clone();
     let tell = |kind, reason: &str, message: String| {
         ctx.recorder.container(pod, &container.name, kind, reason, message);
     };
@@ -127,13 +135,8 @@ async fn pull(
     let error = failed.unwrap_or_else(|| cri::Error::Other("no credentials to try".into()));
     let message = error.to_string();
     tell(Type::Warning, "Failed", format!("Failed to pull image {name:?}: {message}"));
-    let reason = match &error {
-        cri::Error::ImagePull { failure: PullFailure::InvalidReference, .. } => "InvalidImageName",
-        cri::Error::ImagePull { failure: PullFailure::RegistryUnavailable, .. } => "RegistryUnavailable",
-        _ => "ErrImagePull",
-    };
-    tell(Type::Warning, "Failed", format!("Error: {reason}"));
-    Err(Missing::new(if reason == "InvalidImageName" { reason } else { "ErrImagePull" }, message))
+    let invalid = matches!(&error, cri::Error::ImagePull { failure: PullFailure::InvalidReference, .. });
+    Err(Missing::new(if invalid { "InvalidImageName" } else { "ErrImagePull" }, message))
 }
 
 fn describe(image: v1::Image) -> Image {

@@ -36,6 +36,13 @@ pub struct Failure {
     pub retry_at: Option<Timestamp>,
 }
 
+impl Failure {
+    /// Whether a container was made, and failed as it was to run: what follows is told by its restarts.
+    pub fn of_start(&self) -> bool {
+        matches!(self.reason, "RunContainerError" | "PostStartHookError")
+    }
+}
+
 /// What a running container's probes have said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Probed {
@@ -57,7 +64,7 @@ pub struct Dead {
 /// Why the kubelet ends a pod that nobody deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct End {
-    pub reason: &'static str,
+    pub reason: String,
     pub message: String,
 }
 

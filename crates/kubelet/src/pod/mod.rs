@@ -3,6 +3,7 @@
 //! [`plan`] and [`status`] are pure and know everything about order; [`worker`] owns one pod and only
 //! carries out what they say.
 
+pub mod admit;
 mod auth;
 pub mod backoff;
 pub mod conditions;
@@ -10,6 +11,7 @@ pub mod container;
 pub mod env;
 pub mod fields;
 pub mod hooks;
+pub mod image_name;
 pub mod images;
 pub mod memory;
 pub mod observed;

@@ -56,6 +56,11 @@ pub enum Action {
         container: String,
         attempt: u32,
     },
+    /// Tells that an image waits before its next try, after the failure at `failed`.
+    ReportPullBackOff {
+        container: String,
+        failed: Timestamp,
+    },
     /// Removes a dead container that nobody needs any more.
     RemoveContainer {
         id: String,
@@ -74,7 +79,7 @@ impl Action {
             Action::TearDown { .. } => Job::TearDown,
             Action::Delete => Job::Delete,
             Action::RemoveContainer { id } => Job::Remove(id.clone()),
-            Action::ReportBackOff { .. } => return None,
+            Action::ReportBackOff { .. } | Action::ReportPullBackOff { .. } => return None,
         })
     }
 }
@@ -252,12 +257,15 @@ impl Planner<'_> {
         }
         if let Some(failed) = self.view.memory.failures.get(container) {
             // The waiting reason changes from the failure to its back-off a moment later.
-            if let Ok(shown) = failed.at.checked_add(super::status::FAILURE_SHOWN)
-                && shown > self.view.now
-            {
+            let shown = failed.at.checked_add(super::status::FAILURE_SHOWN).unwrap_or(failed.at);
+            if shown > self.view.now {
                 self.wake(shown);
             }
             if !self.due(failed.retry_at) {
+                if failed.reason == "ErrImagePull" && shown <= self.view.now {
+                    let container = container.to_owned();
+                    self.act(Action::ReportPullBackOff { container, failed: failed.at });
+                }
                 return false;
             }
         }
@@ -337,6 +345,13 @@ impl Planner<'_> {
             return true;
         };
         self.wake(until);
+        // What its start failed with is told first.
+        if let Some(failed) = self.view.memory.failures.get(&container.name)
+            && let Ok(shown) = failed.at.checked_add(super::status::FAILURE_SHOWN)
+            && shown > self.view.now
+        {
+            self.wake(shown);
+        }
         self.act(Action::ReportBackOff { container: container.name.clone(), attempt: one.restart_count });
         false
     }

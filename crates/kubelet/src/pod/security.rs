@@ -3,7 +3,7 @@
 use cri::v1::security_profile::ProfileType;
 use cri::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SecurityProfile,
+    NamespaceOption, SecurityProfile, UserNamespace,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 
@@ -27,7 +27,7 @@ const MASKED: [&str; 11] = [
 /// Parts of `/proc` that containers cannot write to.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn namespaces(pod: &Pod) -> NamespaceOption {
+fn namespaces(pod: &Pod, target: Option<&str>) -> NamespaceOption {
     let spec = spec::spec(pod);
     let node_if = |set: Option<bool>, otherwise| {
         (if set.unwrap_or(false) { NamespaceMode::Node } else { otherwise }) as i32
@@ -37,11 +37,16 @@ fn namespaces(pod: &Pod) -> NamespaceOption {
     } else {
         NamespaceMode::Container
     };
+    let pid = node_if(spec.host_pid, own_pid);
+    let seen = target.filter(|_| pid == NamespaceMode::Container as i32);
+    // Users of the pod's own are asked for without numbers: which it gets is the runtime's to say.
+    let users = UserNamespace { mode: NamespaceMode::Pod as i32, ..Default::default() };
     NamespaceOption {
         network: node_if(spec.host_network, NamespaceMode::Pod),
-        pid: node_if(spec.host_pid, own_pid),
+        pid: if seen.is_some() { NamespaceMode::Target as i32 } else { pid },
         ipc: node_if(spec.host_ipc, NamespaceMode::Pod),
-        ..Default::default()
+        target_id: seen.unwrap_or_default().to_owned(),
+        userns_options: (spec.host_users == Some(false)).then_some(users),
     }
 }
 
@@ -75,7 +80,7 @@ pub fn sandbox(pod: &Pod) -> LinuxSandboxSecurityContext {
     let context = spec::spec(pod).security_context.clone().unwrap_or_default();
     let privileged = spec::containers(pod).any(|(_, container)| is_privileged(container));
     LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, None)),
         run_as_user: int(context.run_as_user),
         run_as_group: int(context.run_as_group.filter(|_| context.run_as_user.is_some())),
         supplemental_groups: supplemental(&context),
@@ -126,7 +131,7 @@ pub fn verify_non_root(pod: &Pod, container: &Container, image: &ImageUser) -> R
     }
 }
 
-pub fn container(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
+pub fn container(pod: &Pod, container: &Container, target: Option<&str>) -> LinuxContainerSecurityContext {
     let context = spec::spec(pod).security_context.clone().unwrap_or_default();
     let own: SecurityContext = container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged.unwrap_or(false);
@@ -143,7 +148,7 @@ pub fn container(pod: &Pod, container: &Container) -> LinuxContainerSecurityCont
     LinuxContainerSecurityContext {
         capabilities,
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, target)),
         run_as_user: int(own.run_as_user.or(context.run_as_user)),
         run_as_group: int(own.run_as_group.or(context.run_as_group)),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),

@@ -109,6 +109,12 @@ pub fn find(pod: &Pod, name: &str) -> Option<(Kind, Container)> {
     ephemeral(pod).iter().find(|one| one.name == name).map(|one| (Kind::Ephemeral, from_ephemeral(one)))
 }
 
+/// The container whose processes an ephemeral container of this name is to see.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let found = ephemeral(pod).iter().find(|one| one.name == name)?;
+    found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 /// An ephemeral container in the form of any other.
 pub fn from_ephemeral(one: &EphemeralContainer) -> Container {
     Container {

@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::container::{self, Parts};
 use super::env::{self, Sources};
 use super::fields::Place;
-use super::images::Image;
+use super::work::Attempt;
 use super::{hooks, references, sandbox, security, spec};
 use crate::context::Context;
 use crate::events::Type;
 use crate::names;
 use crate::source::objects::Held;
+use crate::source::services;
 use crate::volume;
 
 /// Why a container does not run: reason and message of its waiting state.
@@ -31,11 +32,8 @@ pub struct Start {
     pub pod: Arc<Pod>,
     pub held: Arc<Held>,
     pub container: Container,
-    pub attempt: u32,
-    pub sandbox: String,
-    pub sandbox_attempt: u32,
+    pub attempt: Attempt,
     pub ips: Vec<String>,
-    pub image: Image,
 }
 
 impl Start {
@@ -56,13 +54,13 @@ impl Start {
             self.sandbox_config().map_err(|message| fail("CreateContainerConfigError", message))?;
         let config = self.config().await.map_err(|message| fail("CreateContainerConfigError", message))?;
         let runtime = &self.ctx.runtime;
-        let made = runtime.create_container(&self.sandbox, config.clone(), &sandbox_config).await;
+        let made = runtime.create_container(&self.attempt.sandbox, config.clone(), &sandbox_config).await;
         // Left over from a start that was cut off: it never ran.
         let made = match made {
             Err(cri::Error::AlreadyExists { id, .. }) => {
                 let removed = runtime.remove_container(&id).await;
                 removed.map_err(|error| fail("CreateContainerError", error.to_string()))?;
-                runtime.create_container(&self.sandbox, config, &sandbox_config).await
+                runtime.create_container(&self.attempt.sandbox, config, &sandbox_config).await
             }
             made => made,
         };
@@ -76,7 +74,7 @@ impl Start {
 
     fn sandbox_config(&self) -> Result<v1::PodSandboxConfig, String> {
         let dns = super::dns(&self.ctx.config, &self.pod)?;
-        Ok(sandbox::config(&self.ctx.config, &self.pod, self.sandbox_attempt, dns))
+        Ok(sandbox::config(&self.ctx.config, &self.pod, self.attempt.sandbox_attempt, dns))
     }
 
     async fn post_start(&self, id: &str) -> Result<(), Refused> {
@@ -103,7 +101,7 @@ impl Start {
     }
 
     async fn config(&self) -> Result<v1::ContainerConfig, String> {
-        security::verify_non_root(&self.pod, &self.container, &self.image.user)?;
+        security::verify_non_root(&self.pod, &self.container, &self.attempt.image.user)?;
         let sources = self.sources().await?;
         let place = Place {
             pod_ips: if names::host_network(&self.pod) { &self.ctx.host.ips } else { &self.ips },
@@ -118,8 +116,9 @@ impl Start {
         Ok(container::config(Parts {
             pod: &self.pod,
             container: &self.container,
-            attempt: self.attempt,
-            image: &self.image.reference,
+            attempt: self.attempt.attempt,
+            target: self.attempt.target.as_deref(),
+            image: &self.attempt.image.reference,
             env,
             mounts,
             memory: self.ctx.memory,
@@ -134,7 +133,7 @@ impl Start {
         });
         let wanted = references::of(&single);
         let mut sources = Sources {
-            services: self.ctx.services.seen_from(names::namespace(&self.pod)).await,
+            services: services::seen_from(&self.ctx.services, names::namespace(&self.pod)).await,
             ..Default::default()
         };
         for name in wanted.config_maps {
@@ -171,7 +170,7 @@ impl Start {
         if let Some(inside) =
             self.container.termination_message_path.as_deref().filter(|path| !path.is_empty())
         {
-            let path = container::termination_file(pod_dir, &self.container.name, self.attempt);
+            let path = container::termination_file(pod_dir, &self.container.name, self.attempt.attempt);
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(volume::Error::file("create", parent))?;
             }

@@ -48,6 +48,10 @@ pub fn status(view: &View<'_>, host: &Host) -> PodStatus {
         status.pod_ip = Some(primary.clone());
         status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
     }
+    if view.memory.end.is_some() && view.observed.sandboxes.is_empty() && before.container_statuses.is_none()
+    {
+        return refused(view, status);
+    }
     let builder = Builder { view, host, before: &before };
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     let inits = spec::init_containers(pod);
@@ -65,8 +69,18 @@ pub fn status(view: &View<'_>, host: &Host) -> PodStatus {
             .collect(),
     );
     let phase = phase(view, &status, before.phase.as_deref());
+    with_end(view, status, phase)
+}
+
+/// The status of a pod nothing of which was ever made.
+fn refused(view: &View<'_>, status: PodStatus) -> PodStatus {
+    with_end(view, status, "Failed")
+}
+
+/// The status with its phase, the reason where the kubelet ended the pod, and the conditions that follow.
+fn with_end(view: &View<'_>, mut status: PodStatus, phase: &'static str) -> PodStatus {
     if let Some(end) = &view.memory.end {
-        status.reason = Some(end.reason.to_owned());
+        status.reason = Some(end.reason.clone());
         status.message = Some(end.message.clone());
     }
     status.phase = Some(phase.to_owned());
@@ -235,7 +249,8 @@ impl Builder<'_> {
             message: (!one.message.is_empty()).then(|| one.message.clone()),
             reason: Some(reason.to_owned()),
             signal: None,
-            started_at: observed::time(one.started_at).map(Time),
+            // What never ran began at the epoch, as upstream tells it.
+            started_at: Some(Time(observed::time(one.started_at).unwrap_or_default())),
         };
         ContainerState { terminated: Some(terminated), ..Default::default() }
     }
@@ -257,6 +272,9 @@ impl Builder<'_> {
             let image = container.image.as_deref().unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}: ErrImagePull: {}", failed.message);
             return Some(waiting("ImagePullBackOff", Some(message)));
+        }
+        if shown && failed.of_start() {
+            return None;
         }
         Some(waiting(failed.reason, Some(failed.message.clone())))
     }

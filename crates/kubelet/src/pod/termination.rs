@@ -1,17 +1,18 @@
 //! A container's last words.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::observed::Container;
+use crate::logs::read::{Reader, Wanted};
 use crate::names;
 
 /// Most bytes of a termination message.
 const LONGEST: u64 = 4096;
 /// Most bytes and lines taken from a log instead.
-const LOG_BYTES: u64 = 2048;
-const LOG_LINES: usize = 80;
+const LOG_BYTES: usize = 2048;
+const LOG_LINES: u64 = 80;
 
 /// What an exited container left as its message: its termination file, or the end of its log where it failed
 /// silently and asks for that.
@@ -34,22 +35,16 @@ pub fn message(container: &Container, file: &Path) -> io::Result<String> {
 }
 
 fn log_end(path: &Path) -> io::Result<String> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
+    let wanted = Wanted { tail: Some(LOG_LINES), ..Wanted::default() };
+    let mut reader = match Reader::open(path, wanted) {
+        Ok(reader) => reader,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error),
     };
-    // A line carries its time and stream in front; twice the bytes hold what is wanted of short lines.
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES * 4)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let lines = &lines[lines.len().saturating_sub(LOG_LINES)..];
-    let mut end = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-    while end.len() as u64 > LOG_BYTES {
-        end.remove(0);
+    let mut end = Vec::new();
+    while let Some(bytes) = reader.next()? {
+        end.extend_from_slice(&bytes);
+        end.drain(..end.len().saturating_sub(LOG_BYTES));
     }
-    Ok(end)
+    Ok(String::from_utf8_lossy(&end).into_owned())
 }

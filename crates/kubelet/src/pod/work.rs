@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use client::ObjectKey;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use runtime::cgroup::Cgroup;
 
 use super::fields::Place;
 use super::images::{self, Image, Missing};
@@ -15,6 +19,7 @@ use super::plan::Action;
 use super::start::{Refused, Start};
 use super::stop::Stop;
 use super::{patch, sandbox, spec};
+use crate::cgroup;
 use crate::context::Context;
 use crate::events::Type;
 use crate::names;
@@ -33,6 +38,19 @@ pub enum Done {
     TearDown { remove: bool, result: Result<(), String> },
     Delete(kube::Result<()>),
     Status(Box<kube::Result<Option<Pod>>>),
+}
+
+/// One try to run a container.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub container: String,
+    /// Its number.
+    pub attempt: u32,
+    pub sandbox: String,
+    pub sandbox_attempt: u32,
+    pub image: Image,
+    /// The container whose processes it is to see.
+    pub target: Option<String>,
 }
 
 /// What work needs to know of its pod.
@@ -72,12 +90,31 @@ impl Work {
         }
         let dns = super::dns(&self.ctx.config, &self.pod)?;
         let config = sandbox::config(&self.ctx.config, &self.pod, attempt, dns);
-        let handler = spec::spec(&self.pod).runtime_class_name.as_deref().unwrap_or_default();
-        match self.ctx.runtime.run_pod_sandbox(config, handler).await {
+        let handler = self.runtime_handler().await?;
+        let (root, pods, pod) = (self.ctx.config.cgroup_root.clone(), self.ctx.pods.list(), self.pod.clone());
+        let made = tokio::task::spawn_blocking(move || cgroup::make(&root, &pods, &pod)).await;
+        made.map_err(|error| error.to_string())?
+            .map_err(|error| format!("failed to ensure that the pod's cgroup exists: {error}"))?;
+        match self.ctx.runtime.run_pod_sandbox(config, &handler).await {
             // From a try that was cut off; whether it is of use is seen by looking.
             Ok(_) | Err(cri::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// The runtime's handler for the pod's RuntimeClass.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let name = spec::spec(&self.pod).runtime_class_name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            return Ok(String::new());
+        }
+        let classes = self.ctx.informers.of::<RuntimeClass>();
+        let listed = tokio::time::timeout(Duration::from_secs(1), classes.synced()).await;
+        listed.map_err(|_| "failed to sync runtimeclass cache: timed out waiting for the condition")?;
+        let class = classes.get(&ObjectKey::cluster(name));
+        class
+            .map(|class| class.handler.clone())
+            .ok_or_else(|| format!("runtimeclasses.node.k8s.io {name:?} not found"))
     }
 
     pub async fn volumes(self) -> Done {
@@ -109,20 +146,12 @@ impl Work {
         Done::Image { container, result }
     }
 
-    pub async fn start(
-        self,
-        name: String,
-        attempt: u32,
-        sandbox: String,
-        sandbox_attempt: u32,
-        image: Image,
-    ) -> Done {
+    pub async fn start(self, attempt: Attempt) -> Done {
+        let name = attempt.container.clone();
         let result = match spec::find(&self.pod, &name) {
             Some((_, container)) => {
                 let Work { ctx, pod, held, ips } = self;
-                let start =
-                    Start { ctx, pod, held, container, attempt, sandbox, sandbox_attempt, ips, image };
-                start.run().await
+                Start { ctx, pod, held, container, attempt, ips }.run().await
             }
             None => Ok(()),
         };
@@ -172,7 +201,7 @@ impl Work {
                     .map_err(|error| error.to_string());
             }
             volume::tear_down(&pod_dir).map_err(|error| error.to_string())?;
-            crate::cgroup::remove(&cgroup).map_err(|error| format!("remove cgroup {cgroup}: {error}"))?;
+            Cgroup::new(&cgroup).remove().map_err(|error| format!("remove cgroup {cgroup}: {error}"))?;
             match std::fs::remove_dir_all(&logs) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(format!("remove {}: {error}", logs.display()))

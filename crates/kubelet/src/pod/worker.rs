@@ -14,7 +14,7 @@ use super::backoff::{self, Backoff};
 use super::memory::{Dead, End, Failure, Job, Memory, Torn};
 use super::observed::{self, Observed, State};
 use super::plan::{Action, Plan, View, plan};
-use super::work::{Done, Finished, Work};
+use super::work::{Attempt, Done, Finished, Work};
 use super::{container, patch, references, spec, status, termination};
 use crate::context::Context;
 use crate::events::Type;
@@ -53,7 +53,8 @@ pub struct Worker {
     look_again: Option<Timestamp>,
     probes: probe::Set,
     reports: mpsc::Receiver<Report>,
-    reported: BTreeSet<(String, u32)>,
+    /// What was told already: a container with its attempt, or an image with the time of its failure.
+    reported: BTreeSet<(String, i64)>,
     /// Cancelled when nothing of the pod is to be started any more.
     starting: CancellationToken,
 }
@@ -98,6 +99,7 @@ impl Worker {
     pub async fn run(mut self) {
         let stop = self.ctx.stop.clone();
         self.observe().await;
+        self.admit().await;
         loop {
             let wake_at = self.step();
             if self.memory.gone && self.memory.torn == Torn::Removed && self.jobs.is_empty() {
@@ -128,6 +130,26 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives the pod its place on the node, or ends it before anything of it was made.
+    async fn admit(&mut self) {
+        let ctx = self.ctx.clone();
+        if self.memory.gone {
+            return;
+        }
+        if !names::is_static(&self.pod) {
+            let known = async { tokio::join!(ctx.node.synced(), ctx.pods.synced()) };
+            if ctx.stop.run_until_cancelled(known).await.is_none() {
+                return;
+            }
+        }
+        let begun = !self.observed.sandboxes.is_empty();
+        let taken = ctx.taken.take(&self.known(), begun, &ctx.pods.list(), &ctx.node(), &ctx.config);
+        if let Err(End { reason, message }) = taken {
+            ctx.recorder.pod(&self.pod, Type::Warning, &reason, message.clone());
+            self.memory.end = Some(End { reason, message: format!("Pod was rejected: {message}") });
         }
     }
 
@@ -323,7 +345,7 @@ impl Worker {
         if over && self.memory.end.is_none() && !matches!(terminal, Some("Succeeded" | "Failed")) {
             let message = "Pod was active on the node longer than the specified deadline";
             self.ctx.recorder.pod(pod, Type::Normal, "DeadlineExceeded", message);
-            self.memory.end = Some(End { reason: "DeadlineExceeded", message: message.into() });
+            self.memory.end = Some(End { reason: "DeadlineExceeded".into(), message: message.into() });
         }
     }
 
@@ -379,11 +401,20 @@ impl Worker {
                 starting.run_until_cancelled(work.image(container)).await.unwrap_or_else(ended)
             }),
             Action::Start { container, attempt, sandbox } => {
+                let target = spec::target(&self.pod, &container).and_then(|name| observed.latest(name));
+                let target = target.map(|one| one.id.clone());
                 self.count_restart(&container, now);
                 self.memory.attempts.insert(container.clone(), attempt);
                 let Some(image) = self.memory.images.get(&container).cloned() else { return };
                 let number = observed.sandboxes.first().map_or(0, |sandbox| sandbox.attempt);
-                Box::pin(work.start(container, attempt, sandbox, number, image))
+                Box::pin(work.start(Attempt {
+                    container,
+                    attempt,
+                    sandbox,
+                    sandbox_attempt: number,
+                    image,
+                    target,
+                }))
             }
             Action::Stop { .. } => Box::pin(work.stop(action, again)),
             Action::RemoveContainer { id } => {
@@ -393,16 +424,31 @@ impl Worker {
             Action::TearDown { remove } => Box::pin(work.tear_down(observed, remove)),
             Action::Delete => Box::pin(work.delete()),
             Action::ReportBackOff { container, attempt } => {
-                if self.reported.insert((container.clone(), attempt)) {
+                if self.reported.insert((container.clone(), attempt.into())) {
                     let pod = names::full(&self.pod);
                     let text = format!("Back-off restarting failed container {container} in pod {pod}");
                     self.ctx.recorder.container(&self.pod, &container, Type::Warning, "BackOff", text);
                 }
                 return;
             }
+            Action::ReportPullBackOff { container, failed } => {
+                return self.report_pull_back_off(&container, failed);
+            }
         };
         self.memory.busy.extend(job.clone());
         self.jobs.spawn(async move { (job, done.await) });
+    }
+
+    fn report_pull_back_off(&mut self, container: &str, failed: Timestamp) {
+        if !self.reported.insert((format!("image/{container}"), failed.as_second())) {
+            return;
+        }
+        let image = spec::find(&self.pod, container).and_then(|(_, found)| found.image).unwrap_or_default();
+        let tell = |kind, reason: &str, text: String| {
+            self.ctx.recorder.container(&self.pod, container, kind, reason, text);
+        };
+        tell(Type::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
+        tell(Type::Warning, "Failed", "Error: ImagePullBackOff".into());
     }
 
     /// A container that has run before is started again: the next time it waits longer.
@@ -458,8 +504,12 @@ impl Worker {
                 self.memory.images.remove(&container);
                 self.memory.failures.remove(&container);
                 if let Err(refused) = result {
-                    let failure =
+                    let mut failure =
                         self.failure(&format!("start/{container}"), refused.reason, refused.message);
+                    if failure.of_start() {
+                        // The back-off of what has run decides.
+                        failure.retry_at = Some(failure.at);
+                    }
                     self.memory.failures.insert(container, failure);
                 }
                 self.observe().await;

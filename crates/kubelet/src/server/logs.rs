@@ -1,5 +1,6 @@
 //! Logs of containers, as `kubectl logs` asks for them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::Server;
 use super::route::{Body, Query, Refusal, flag};
-use crate::logs::read::{Reader, Wanted};
+use crate::logs::read::{Changes, Reader, Wanted};
 use crate::pod::observed::State;
 
 impl Server {
@@ -71,12 +72,15 @@ impl Server {
             }
             _ => None,
         };
-        let mut reader = Reader::open(found.log_path.as_ref(), wanted).map_err(|error| {
+        let refused = |error| {
             (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("failed to open log file {:?}: {error}", found.log_path),
             )
-        })?;
+        };
+        let path = Path::new(&found.log_path);
+        let mut changes = ended.is_some().then(|| Changes::of(path)).transpose().map_err(refused)?;
+        let mut reader = Reader::open(path, wanted).map_err(refused)?;
         let (sender, receiver) = mpsc::channel::<Bytes>(16);
         let frames = futures::stream::unfold(receiver, async |mut receiver| {
             let bytes = receiver.recv().await?;
@@ -102,10 +106,16 @@ impl Server {
                     if last || reader.is_full() {
                         return Ok::<_, std::io::Error>(());
                     }
+                    let changed = async {
+                        match &mut changes {
+                            Some(changes) => changes.next().await,
+                            None => std::future::pending().await,
+                        }
+                    };
                     tokio::select! {
                         biased;
                         () = &mut ended => last = true,
-                        changed = reader.changed() => changed?,
+                        changed = changed => changed?,
                         () = sender.closed() => return Ok(()),
                     }
                 }

@@ -86,7 +86,13 @@ impl Server {
         self.clone().upgrade(request, Purpose::Command, move |io, accepted| {
             Box::pin(async move {
                 let runtime = self.ctx.runtime.clone();
-                let begin = async move { runtime.attach(&found.id, attach).await };
+                // How the container ends is told by its status; to be detached is no failure.
+                let begin = async move {
+                    let mut streams = runtime.attach(&found.id, attach).await?;
+                    let exit = streams.exit;
+                    streams.exit = Box::pin(async move { exit.await.map(|_| 0) });
+                    Ok(streams)
+                };
                 serve_command(io, &accepted, options, begin).await
             })
         })

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use futures::TryStreamExt;
+use client::{Informer, Selection, informer};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -24,45 +24,43 @@ pub struct Cache<K> {
 }
 
 struct Entry<K> {
-    object: watch::Receiver<Loaded<K>>,
+    informer: Informer<K>,
     wake: Arc<Mutex<Vec<Weak<Notify>>>>,
     _watching: DropGuard,
 }
 
-/// What is known of an object.
-#[derive(Debug, Clone)]
-enum Loaded<K> {
-    NotYet,
-    Missing,
-    Present(Arc<K>),
-    /// The API refuses it.
-    Refused(String),
-}
+/// How long a pod waits for the API to say whether an object exists, before that is told as its failure.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An interest in one object; the watch ends with the last.
 pub struct Hold<K>(Arc<Entry<K>>);
 
-impl<K> Hold<K> {
-    /// The object, once the API has said whether it exists.
+impl<K> Hold<K>
+where
+    K: Resource<DynamicType = ()> + Send + Sync + 'static,
+{
+    /// The object, or `None` where the API has said that it does not exist.
     ///
     /// # Errors
-    /// What the API said where it would not tell.
+    /// Where the API does not say.
     pub async fn get(&self) -> Result<Option<Arc<K>>, String> {
-        let mut object = self.0.object.clone();
-        let loaded = object.wait_for(|loaded| !matches!(loaded, Loaded::NotYet)).await;
-        match loaded.as_deref() {
-            Ok(Loaded::Present(object)) => Ok(Some(object.clone())),
-            Ok(Loaded::Refused(why)) => Err(why.clone()),
-            Ok(Loaded::Missing | Loaded::NotYet) => Ok(None),
-            Err(_) => Err("the kubelet is stopping".into()),
+        if tokio::time::timeout(PATIENCE, self.0.informer.synced()).await.is_err() {
+            let kind = K::kind(&()).to_lowercase();
+            return Err(format!("failed to sync {kind} cache: timed out waiting for the condition"));
         }
+        Ok(self.0.informer.list().pop())
     }
 }
 
 impl<K> Cache<K>
 where
-    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Default,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     pub fn new(client: Client, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { client, tasks, stop, entries: Mutex::default() }
@@ -77,55 +75,33 @@ where
             return Hold(entry);
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
-        let (sender, object) = watch::channel(Loaded::NotYet);
+        let informer = Informer::default();
         let waking = Arc::new(Mutex::new(vec![Arc::downgrade(wake)]));
+        let changed = waking.clone();
+        informer.on_change(move |_| wake_all(&changed));
         let stop = self.stop.child_token();
+        let selection = Selection { fields: Some(format!("metadata.name={name}")), ..Selection::default() };
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        let task = follow(api, key.1.clone(), sender, waking.clone());
-        let stopped = stop.clone();
-        self.tasks.spawn(async move { stopped.run_until_cancelled(task).await });
-        let entry = Arc::new(Entry { object, wake: waking, _watching: stop.drop_guard() });
+        self.tasks.spawn(informer::follow(informer.clone(), api, selection, stop.clone()));
+        let (synced, listed, stopped) = (informer.clone(), waking.clone(), stop.clone());
+        self.tasks.spawn(async move {
+            // Those that wait hear of it too where there is no such object.
+            if stopped.run_until_cancelled(synced.synced()).await.is_some() {
+                wake_all(&listed);
+            }
+        });
+        let entry = Arc::new(Entry { informer, wake: waking, _watching: stop.drop_guard() });
         entries.insert(key, Arc::downgrade(&entry));
         Hold(entry)
     }
 }
 
-async fn follow<K>(
-    api: Api<K>,
-    name: String,
-    sender: watch::Sender<Loaded<K>>,
-    wake: Arc<Mutex<Vec<Weak<Notify>>>>,
-) where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
-    let mut listed = None;
-    loop {
-        let loaded = match stream.try_next().await {
-            Ok(None) => return,
-            Ok(Some(watcher::Event::Apply(object))) => Loaded::Present(Arc::new(object)),
-            Ok(Some(watcher::Event::Delete(_))) => Loaded::Missing,
-            Ok(Some(watcher::Event::Init)) => {
-                listed = None;
-                continue;
-            }
-            Ok(Some(watcher::Event::InitApply(object))) => {
-                listed = Some(Arc::new(object));
-                continue;
-            }
-            Ok(Some(watcher::Event::InitDone)) => listed.take().map_or(Loaded::Missing, Loaded::Present),
-            // What was known stays good while the API is away.
-            Err(_) if matches!(*sender.borrow(), Loaded::Present(_)) => continue,
-            Err(error) => Loaded::Refused(error.to_string()),
-        };
-        sender.send_replace(loaded);
-        wake.lock().retain(|waiting| {
-            let waiting = waiting.upgrade();
-            waiting.iter().for_each(|waiting| waiting.notify_one());
-            waiting.is_some()
-        });
-    }
+fn wake_all(wake: &Mutex<Vec<Weak<Notify>>>) {
+    wake.lock().retain(|waiting| {
+        let waiting = waiting.upgrade();
+        waiting.iter().for_each(|waiting| waiting.notify_one());
+        waiting.is_some()
+    });
 }
 
 /// Both kinds.

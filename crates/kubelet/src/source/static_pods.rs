@@ -39,8 +39,7 @@ fn key(pod: &Pod) -> (String, String) {
 
 impl Mirrors {
     /// The API has this mirror pod.
-    pub fn seen(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Registry, mirror: Pod) {
-        let mirror = Arc::new(mirror);
+    pub fn seen(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Registry, mirror: Arc<Pod>) {
         let key = key(&mirror);
         let mut known = self.known.lock();
         let shown = known.entry(key.clone()).or_default();
@@ -74,12 +73,8 @@ impl Mirrors {
         self.settle(ctx, key);
     }
 
-    /// The API has been listed: mirrors that `listed` does not know are gone.
-    pub fn retain(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Registry, listed: impl Fn(&str) -> bool) {
-        let mirrors: Vec<_> = self.known.lock().values().filter_map(|shown| shown.mirror.clone()).collect();
-        for mirror in mirrors.iter().filter(|mirror| !listed(names::uid(mirror))) {
-            self.deleted(ctx, registry, mirror);
-        }
+    /// The API has been listed: static pods without a mirror get one.
+    pub fn settle_all(self: &Arc<Self>, ctx: &Arc<Context>) {
         let keys: Vec<_> = self.known.lock().keys().cloned().collect();
         for key in keys {
             self.settle(ctx, key);

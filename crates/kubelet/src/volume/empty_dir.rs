@@ -10,25 +10,36 @@ use rustix::mount::{MountFlags, mount};
 
 use super::{Error, ownership};
 
-pub fn set_up(path: &Path, source: &EmptyDirVolumeSource, fs_group: Option<i64>) -> Result<(), Error> {
+/// `most` is what the volume may hold in memory, in bytes, where it sets no smaller limit itself.
+pub fn set_up(
+    path: &Path,
+    source: &EmptyDirVolumeSource,
+    most: i64,
+    fs_group: Option<i64>,
+) -> Result<(), Error> {
     let fresh = !path.exists();
     fs::create_dir_all(path).map_err(Error::file("create", path))?;
-    if source.medium.as_deref() == Some("Memory") && !is_mount(path)? {
+    if source.medium.as_deref() == Some("Memory") {
         let limit = source.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok());
-        let options = match limit.map(Quantity::value) {
-            Some(limit @ 1..) => format!("size={limit},mode=0777"),
-            _ => "mode=0777".to_owned(),
-        };
-        let options = std::ffi::CString::new(options).map_err(|error| Error::Refused(error.to_string()))?;
-        let flags = MountFlags::RELATIME;
-        mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
-            .map_err(|error| Error::file("mount", path)(error.into()))?;
+        let limit = limit.map(Quantity::value).filter(|limit| *limit > 0);
+        in_memory(path, limit.unwrap_or(i64::MAX).min(most))?;
     }
     if fresh {
         fs::set_permissions(path, Permissions::from_mode(0o777)).map_err(Error::file("chmod", path))?;
         ownership::give(path, fs_group)?;
     }
     Ok(())
+}
+
+/// Mounts a file system in memory at `path`, for at most `size` bytes, unless one is there.
+pub fn in_memory(path: &Path, size: i64) -> Result<(), Error> {
+    if is_mount(path)? {
+        return Ok(());
+    }
+    let options = if size > 0 { format!("size={size},mode=0777") } else { "mode=0777".to_owned() };
+    let options = std::ffi::CString::new(options).map_err(|error| Error::Refused(error.to_string()))?;
+    mount("tmpfs", path, "tmpfs", MountFlags::RELATIME, options.as_c_str())
+        .map_err(|error| Error::file("mount", path)(error.into()))
 }
 
 /// Whether something is mounted at `path`, rather than it being part of what its parent is on.

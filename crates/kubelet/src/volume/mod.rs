@@ -95,14 +95,28 @@ async fn one(setup: &Setup<'_>, volume: &Volume) -> Result<(), Error> {
     let path = path(setup.pod_dir, volume)?;
     let fs_group = spec::spec(setup.pod).security_context.as_ref().and_then(|context| context.fs_group);
     if let Some(source) = &volume.empty_dir {
-        return empty_dir::set_up(&path, source, fs_group);
+        return empty_dir::set_up(&path, source, in_memory_at_most(setup), fs_group);
     }
     if let Some(source) = &volume.host_path {
         return host_path::check(source);
     }
     let payload = payload::of(setup, volume).await?;
+    let fresh = !path.exists();
     std::fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
+    if volume.config_map.is_none() {
+        // What may be secret is never on a disk.
+        empty_dir::in_memory(&path, setup.node.memory)?;
+    } else if fresh {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&path, mode).map_err(Error::file("chmod", &path))?;
+    }
     atomic::write(&path, &payload, fs_group)
+}
+
+/// Bytes a volume in memory may hold: no more than the pod, nor than the node gives to pods.
+fn in_memory_at_most(setup: &Setup<'_>) -> i64 {
+    let limit = crate::pod::qos::pod_resources(setup.pod).memory_limit_in_bytes;
+    if limit > 0 { limit.min(setup.node.memory) } else { setup.node.memory }
 }
 
 /// When files made for the pod have to be made anew: tokens that will expire.
@@ -132,11 +146,7 @@ pub fn mounts(
         })?;
         let mut host_path = path(setup_dir, volume)?;
         let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
-            (Some(expression), _) if !expression.is_empty() => {
-                let get =
-                    |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-                Some(crate::pod::env::expand(expression, get))
-            }
+            (Some(expression), _) if !expression.is_empty() => Some(expand_all(expression, env)?),
             (_, Some(path)) if !path.is_empty() => Some(path.clone()),
             _ => None,
         };
@@ -168,6 +178,23 @@ pub fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// An expression with its variables put in, all of which must exist.
+fn expand_all(expression: &str, env: &[(String, String)]) -> Result<String, Error> {
+    let missing = std::cell::RefCell::new(Vec::new());
+    let get = |name: &str| {
+        let value = env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        if value.is_none() {
+            missing.borrow_mut().push(name.to_owned());
+        }
+        value
+    };
+    let expanded = crate::pod::env::expand(expression, get);
+    match missing.into_inner().as_slice() {
+        [] => Ok(expanded),
+        names => Err(Error::Refused(format!("missing value for {:?}", names.join(", ")))),
+    }
 }
 
 fn absolute(path: &str) -> String {

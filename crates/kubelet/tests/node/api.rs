@@ -27,7 +27,6 @@ struct State {
     revision: u64,
     /// By path: `/api/v1/namespaces/default/pods/a`.
     objects: BTreeMap<String, Value>,
-    pub log: Vec<String>,
 }
 
 impl Api {
@@ -42,11 +41,6 @@ impl Api {
             async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
         kube::Client::new(service, "default")
-    }
-
-    /// Everything asked for that changes something, in order: `PATCH /api/v1/…`.
-    pub fn log(&self) -> Vec<String> {
-        self.state.lock().log.clone()
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
@@ -148,9 +142,6 @@ impl Api {
                 .collect();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if parts.method != Method::GET {
-            self.state.lock().log.push(format!("{} {path}", parts.method));
-        }
         match parts.method {
             Method::GET if query.contains_key("watch") => self.watch(&path, &query),
             Method::GET => self.read(&path, &query),
@@ -211,6 +202,24 @@ impl Api {
             .filter(|(other, object)| version(object) > since && Self::listed(path, other, object, query))
             .map(|(_, object)| json!({ "type": "MODIFIED", "object": object }))
             .collect();
+        let missed = if query.contains_key("sendInitialEvents") {
+            let mut all: Vec<Value> = state
+                .objects
+                .iter()
+                .filter(|(other, object)| Self::listed(path, other, object, query))
+                .map(|(_, object)| json!({ "type": "ADDED", "object": object }))
+                .collect();
+            all.push(json!({ "type": "BOOKMARK", "object": {
+                "kind": "Any", "apiVersion": "v1",
+                "metadata": {
+                    "resourceVersion": state.revision.to_string(),
+                    "annotations": { "k8s.io/initial-events-end": "true" },
+                },
+            } }));
+            all
+        } else {
+            missed
+        };
         drop(state);
         let (path, query) = (path.to_owned(), query.clone());
         let live = futures::stream::unfold(events, move |mut events| {

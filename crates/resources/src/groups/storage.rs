@@ -21,6 +21,7 @@ pub(super) fn rows() -> Vec<Row> {
             .strategy(network::Ingress)
             .table(tables::network::ingress())
             .at("ingress")
+            .fault_group("extensions")
             .short(&["ing"])
             .status()
             .generation(),
@@ -36,6 +37,7 @@ pub(super) fn rows() -> Vec<Row> {
             .fields(&["spec.parentRef"]),
         networking("NetworkPolicy", "networkpolicies")
             .strategy(network::NetworkPolicy)
+            .fault_group("extensions")
             .table(tables::network::network_policy())
             .short(&["netpol"])
             .generation(),
@@ -82,6 +84,12 @@ pub(super) fn rows() -> Vec<Row> {
         resource("DeviceClass", "deviceclasses")
             .table(tables::storage::plain_age())
             .cluster()
+            .generation()
+            .answers_deleted(),
+        resource("DeviceTaintRule", "devicetaintrules")
+            .table(tables::storage::device_taint_rule())
+            .cluster()
+            .status()
             .generation()
             .answers_deleted(),
         resource("ResourceClaim", "resourceclaims")

@@ -149,3 +149,47 @@ impl PartHook for Approval {
         }
     }
 }
+
+/// Certificates to trust a signer by.
+pub struct TrustBundle;
+
+impl registry::Strategy for TrustBundle {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        let signer = spec.str("signerName");
+        let name = Path::new("metadata.name");
+        if signer.is_empty() {
+            if object.name().contains(':') {
+                let words = "ClusterTrustBundle without signer name must not have \":\" in its name";
+                errors.invalid(&name, object.name(), words);
+            }
+        } else {
+            signer_name(&spec, errors);
+            let prefix = signer.replace('/', ":") + ":";
+            if !object.name().starts_with(&prefix) {
+                let words =
+                    format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
+                errors.invalid(&name, object.name(), words);
+            }
+        }
+        let text = spec.str("trustBundle");
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            let words = "trust bundle must contain at least one PEM block of type CERTIFICATE";
+            spec.invalid("trustBundle", api::field::Bare("\"<value omitted>\"".into()), words, errors);
+        }
+    }
+
+    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
+        api::names::path_segment(name)
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let path = ["spec", "signerName"];
+        crate::at::immutable(new.get(&path), old.get(&path), &Path::new("spec.signerName"), errors);
+    }
+}

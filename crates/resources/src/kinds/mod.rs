@@ -1,7 +1,9 @@
 //! What is odd about each kind: one module a kind (or a family), none for a kind without oddities.
 
+pub mod apiservice;
 pub mod binding;
 pub mod configmap;
+pub mod crd;
 pub mod csr;
 pub mod endpoints;
 pub mod event;
@@ -15,12 +17,18 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod pod;
+mod podannotations;
+pub mod podresize;
 pub mod podspec;
+mod podstatus;
 mod podupdate;
+mod rangeindex;
 pub mod rbac;
+mod replicastatus;
 pub mod scale;
 pub mod secret;
 pub mod service;
+mod serviceclaim;
 mod servicespec;
 pub mod storage;
 pub mod volumeclaim;

@@ -469,6 +469,10 @@ impl registry::Strategy for PodDisruptionBudget {
 pub struct PriorityClass;
 
 impl registry::Strategy for PriorityClass {
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        object.set_meta("generation", 1);
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let value = object.get(&["value"]).and_then(Value::as_i64).unwrap_or(0);
         let name = object.name();

@@ -36,6 +36,13 @@ impl Runtime for Service {
                 conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
             }),
             features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true }),
+            runtime_handlers: vec![v1::RuntimeHandler {
+                name: String::new(),
+                features: Some(v1::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: false,
+                }),
+            }],
             ..v1::StatusResponse::default()
         })
     }

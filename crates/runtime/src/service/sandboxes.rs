@@ -21,8 +21,11 @@ const NODE: i32 = v1::NamespaceMode::Node as i32;
 impl Service {
     pub(super) async fn make_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         if !handler.is_empty() {
-            let message = format!("no runtime handler is called {handler:?}");
-            return Err(Error::InvalidArgument { field: "runtime_handler", message });
+            let message = format!("failed to get sandbox runtime: no runtime for {handler:?} is configured");
+            return Err(Error::Other(message));
+        }
+        if namespaces(&config).userns_options.is_some_and(|it| it.mode == v1::NamespaceMode::Pod as i32) {
+            return Err(Error::Unimplemented("a user namespace of the pod's own"));
         }
         self.check_name(&config)?;
         let begun = Instant::now();

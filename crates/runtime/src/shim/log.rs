@@ -1,7 +1,7 @@
 //! A container's log in the CRI format: `2016-10-06T00:17:09.669794202Z stdout F the line`.
 //!
 //! Lines longer than [`LINE`] are cut, every part but the last tagged `P` instead of `F`. Bytes that end
-//! no line wait for their newline, or for the end of the stream.
+//! no line wait for their newline, or for the end of the stream, which leaves them a `P` without its `F`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -34,7 +34,6 @@ pub struct Log {
     path: PathBuf,
     file: File,
     waiting: [Vec<u8>; 2],
-    cut: [bool; 2],
 }
 
 impl Log {
@@ -43,12 +42,7 @@ impl Log {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        Ok(Self {
-            path: path.to_owned(),
-            file: open(path)?,
-            waiting: [Vec::new(), Vec::new()],
-            cut: [false; 2],
-        })
+        Ok(Self { path: path.to_owned(), file: open(path)?, waiting: [Vec::new(), Vec::new()] })
     }
 
     /// Opens the file anew, after it has been moved away.
@@ -66,19 +60,17 @@ impl Log {
     /// Writes what still waits for its newline: the stream has ended.
     pub fn end(&mut self, output: Output, now: &str) -> io::Result<()> {
         let rest = std::mem::take(&mut self.waiting[output as usize]);
-        if rest.is_empty() && !self.cut[output as usize] {
+        if rest.is_empty() {
             return Ok(());
         }
-        self.cut[output as usize] = false;
         let mut entry = Vec::with_capacity(rest.len() + 48);
-        push(&mut entry, output, true, &rest, now);
+        push(&mut entry, output, false, &rest, now);
         self.file.write_all(&entry)
     }
 
     fn entries(&mut self, output: Output, bytes: &[u8], now: &str) -> Vec<u8> {
         let mut entries = Vec::with_capacity(bytes.len() + 64);
         let waiting = &mut self.waiting[output as usize];
-        let cut = &mut self.cut[output as usize];
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             let (mut line, ends) = match piece.split_last() {
                 Some((b'\n', line)) => (line, true),
@@ -89,19 +81,16 @@ impl Log {
                 waiting.extend_from_slice(part);
                 push(&mut entries, output, false, waiting, now);
                 waiting.clear();
-                *cut = true;
                 line = rest;
             }
             if !ends {
                 waiting.extend_from_slice(line);
             } else if waiting.is_empty() {
                 push(&mut entries, output, true, line, now);
-                *cut = false;
             } else {
                 waiting.extend_from_slice(line);
                 push(&mut entries, output, true, waiting, now);
                 *waiting = Vec::new();
-                *cut = false;
             }
         }
         entries
@@ -149,7 +138,7 @@ mod tests {
                 T stderr F e
                 T stdout F bc
                 T stdout F 
-                T stdout F d
+                T stdout P d
             "#]],
         );
     }
@@ -167,7 +156,7 @@ mod tests {
             &expect![[r#"
                 T stdout P <16 KiB>
                 T stdout F yz
-                T stdout F <16 KiB>
+                T stdout P <16 KiB>
             "#]],
         );
     }
