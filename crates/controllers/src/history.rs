@@ -40,13 +40,13 @@ pub fn patch_of(template: &PodTemplateSpec) -> Value {
     json!({"spec": {"template": template}})
 }
 
-pub fn data(revision: &ControllerRevision) -> Option<&Value> {
-    revision.data.as_ref().map(|data| &data.0)
+pub fn data(revision: &ControllerRevision) -> &Value {
+    &revision.data.0
 }
 
 /// The template a revision holds.
 pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
-    let template = data(revision)?.get("spec")?.get("template")?;
+    let template = data(revision).get("spec")?.get("template")?;
     serde_json::from_value(template.clone()).ok()
 }
 
@@ -76,8 +76,8 @@ pub fn revision_of<O: Owner>(
             owner_references: Some(vec![controller_ref(owner)]),
             ..ObjectMeta::default()
         },
-        data: Some(RawExtension(patch_of(template))),
-        revision: 0,
+        data: RawExtension(patch_of(template)),
+        revision: Some(0),
     }
 }
 
@@ -95,13 +95,13 @@ pub enum Step {
 /// `revisions` are the owner's; `wanted` is its template as a revision.
 pub fn plan(revisions: &[Arc<ControllerRevision>], mut wanted: ControllerRevision) -> Step {
     let newest = revisions.iter().max_by_key(|r| (r.revision, r.metadata.creation_timestamp.clone()));
-    let next = newest.map_or(0, |newest| newest.revision) + 1;
+    let next = newest.and_then(|newest| newest.revision).unwrap_or_default() + 1;
     let same = revisions.iter().filter(|r| data(r) == data(&wanted)).max_by_key(|r| r.revision);
     match (same, newest) {
         (Some(same), Some(newest)) if same.revision == newest.revision => Step::Current(same.clone()),
         (Some(same), _) => Step::Renumber(same.clone(), next),
         _ => {
-            wanted.revision = next;
+            wanted.revision = Some(next);
             Step::Create(Box::new(wanted))
         }
     }
@@ -207,7 +207,7 @@ mod tests {
         match plan(&all, ControllerRevision::clone(&revision("wanted", 0, image))) {
             Step::Current(revision) => format!("current {}", name(&revision)),
             Step::Renumber(revision, number) => format!("renumber {} {number}", name(&revision)),
-            Step::Create(revision) => format!("create {}", revision.revision),
+            Step::Create(revision) => format!("create {}", revision.revision.unwrap()),
         }
     }
 

@@ -39,8 +39,7 @@ pub(super) struct Plan {
 
 /// `jobs` are those that the CronJob controls.
 pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
-    let default = CronJobSpec::default();
-    let spec = cron.spec.as_ref().unwrap_or(&default);
+    let spec = &cron.spec;
     let mut plan = Plan { status: cron.status.clone().unwrap_or_default(), ..Plan::default() };
     plan.follow(jobs);
     plan.delete = surplus(spec, jobs);

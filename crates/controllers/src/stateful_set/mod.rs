@@ -70,7 +70,8 @@ impl Reconcile for Controller {
             return Ok(None);
         }
         let pods = ownership::claim(&self.context.client, &*set, &self.pods).await?;
-        let pods: Vec<Arc<Pod>> = pods.into_iter().filter(|pod| template::ordinal(&set, pod).is_some()).collect();
+        let pods: Vec<Arc<Pod>> =
+            pods.into_iter().filter(|pod| template::ordinal(&set, pod).is_some()).collect();
         let history = History { client: &self.context.client, revisions: &self.revisions };
         let revisions = history.claim(&*set).await?;
         let collisions = set.status.as_ref().and_then(|status| status.collision_count);
@@ -85,7 +86,8 @@ impl Reconcile for Controller {
             }
         };
         let current = set.status.as_ref().and_then(|status| status.current_revision.clone());
-        let current = revisions.iter().find(|r| Some(history::name(r)) == current.as_deref()).unwrap_or(&update);
+        let current =
+            revisions.iter().find(|r| Some(history::name(r)) == current.as_deref()).unwrap_or(&update);
         let old_template = history::template_of(current).unwrap_or_else(|| set.spec.template.clone());
         let view = View {
             set: &set,
@@ -116,7 +118,12 @@ impl Reconcile for Controller {
 }
 
 impl Controller {
-    async fn write(&self, key: &ObjectKey, set: &StatefulSet, status: StatefulSetStatus) -> Result<(), Error> {
+    async fn write(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        status: StatefulSetStatus,
+    ) -> Result<(), Error> {
         let mut wanted = set.clone();
         wanted.status = Some(status);
         let api: Api<StatefulSet> = Api::namespaced(self.context.client.clone(), &key.namespace);
@@ -196,7 +203,8 @@ impl Controller {
             claim.metadata.owner_references = template::claim_owners(set, &claim, None, false);
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => {
-                    let message = format!("create Claim {name} Pod {owner}-{ordinal} in StatefulSet {owner} success");
+                    let message =
+                        format!("create Claim {name} Pod {owner}-{ordinal} in StatefulSet {owner} success");
                     recorder.normal(set, "SuccessfulCreate", message);
                 }
                 Err(error) if write::already_exists(&error) => {}
@@ -232,7 +240,8 @@ impl Controller {
                 let mut wanted = PersistentVolumeClaim::clone(&there);
                 wanted.metadata.owner_references = Some(owners);
                 let replaced = api.replace(&name, &PostParams::default(), &wanted).await;
-                write::found(replaced.map(drop)).map_err(Error::api(format!("owners of claim {namespace}/{name}")))?;
+                write::found(replaced.map(drop))
+                    .map_err(Error::api(format!("owners of claim {namespace}/{name}")))?;
             }
         }
         Ok(())

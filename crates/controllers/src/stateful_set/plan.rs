@@ -15,11 +15,19 @@ use crate::{amount, pods};
 #[derive(Debug)]
 pub(super) enum Action {
     /// Makes the claims of a pod that are missing, then the pod.
-    Create { pod: Box<Pod>, ordinal: i32 },
+    Create {
+        pod: Box<Pod>,
+        ordinal: i32,
+    },
     /// Makes the claims that are missing of a pod that waits for them.
-    Claim { ordinal: i32 },
+    Claim {
+        ordinal: i32,
+    },
     /// Gives a pod its identity back.
-    Identify { pod: Arc<Pod>, ordinal: i32 },
+    Identify {
+        pod: Arc<Pod>,
+        ordinal: i32,
+    },
     Delete(Arc<Pod>),
 }
 
@@ -216,7 +224,8 @@ impl Plan {
         let ordered = is_ordered(view.set);
         let condemned = self.condemned.clone();
         let all = here.values().chain(condemned.iter().rev());
-        let first_unhealthy = all.into_iter().find(|pod| !view.is_healthy(pod)).map(|pod| pod.metadata.uid.clone());
+        let first_unhealthy =
+            all.into_iter().find(|pod| !view.is_healthy(pod)).map(|pod| pod.metadata.uid.clone());
         for pod in &condemned {
             if pods::is_deleting(pod) {
                 if ordered {
@@ -271,7 +280,8 @@ impl Plan {
     }
 
     fn count(&mut self, view: &View<'_>, pod: &Pod, by: i32) {
-        let change = |count: &mut Option<i32>| *count = Some(count.unwrap_or_default() + by).filter(|n| *n > 0);
+        let change =
+            |count: &mut Option<i32>| *count = Some(count.unwrap_or_default() + by).filter(|n| *n > 0);
         if revision(pod) == view.current.name {
             change(&mut self.status.current_replicas);
         }

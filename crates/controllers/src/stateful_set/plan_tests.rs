@@ -63,88 +63,148 @@ fn check(set: &StatefulSet, pods: &[Value], expected: Expect) {
 
 #[test]
 fn one_after_the_other_or_all_at_once() {
-    check(&set(json!({})), &[pod(0, "new", "Running")], expect![[r#"
+    check(
+        &set(json!({})),
+        &[pod(0, "new", "Running")],
+        expect![[r#"
         replicas 1 ready 0 current 0 updated 1 old
-    "#]]);
-    check(&set(json!({})), &[pod(0, "new", "Ready")], expect![[r#"
+    "#]],
+    );
+    check(
+        &set(json!({})),
+        &[pod(0, "new", "Ready")],
+        expect![[r#"
         create s-1 new
         replicas 2 ready 1 current 0 updated 2 old
-    "#]]);
-    check(&set(json!({"podManagementPolicy": "Parallel"})), &[pod(0, "new", "Running")], expect![[r#"
+    "#]],
+    );
+    check(
+        &set(json!({"podManagementPolicy": "Parallel"})),
+        &[pod(0, "new", "Running")],
+        expect![[r#"
         create s-1 new
         create s-2 new
         replicas 3 ready 0 current 0 updated 3 old
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_failed_pod_goes_before_another_comes() {
-    check(&set(json!({})), &[pod(0, "new", "Failed")], expect![[r#"
+    check(
+        &set(json!({})),
+        &[pod(0, "new", "Failed")],
+        expect![[r#"
         delete s-0
         replicas 1 ready 0 current 0 updated 0 old
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_last_goes_first() {
     let five = [0, 1, 2, 3, 4].map(|at| pod(at, "new", "Ready"));
-    check(&set(json!({})), &five, expect![[r#"
+    check(
+        &set(json!({})),
+        &five,
+        expect![[r#"
         delete s-4
         replicas 5 ready 5 current 0 updated 4 old
-    "#]]);
+    "#]],
+    );
     let mut unwell = five.clone();
     unwell[1] = pod(1, "new", "Running");
-    check(&set(json!({})), &unwell, expect![[r#"
+    check(
+        &set(json!({})),
+        &unwell,
+        expect![[r#"
         replicas 5 ready 4 current 0 updated 5 old
-    "#]]);
-    check(&set(json!({"podManagementPolicy": "Parallel"})), &five, expect![[r#"
+    "#]],
+    );
+    check(
+        &set(json!({"podManagementPolicy": "Parallel"})),
+        &five,
+        expect![[r#"
         delete s-4
         delete s-3
         replicas 5 ready 5 current 0 updated 3 old
-    "#]]);
+    "#]],
+    );
     let other_start = set(json!({"replicas": 2, "ordinals": {"start": 3}}));
-    check(&other_start, &five, expect![[r#"
+    check(
+        &other_start,
+        &five,
+        expect![[r#"
         delete s-2
         replicas 5 ready 5 current 0 updated 4 old
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_rollout_goes_down_to_its_partition() {
     let three = [0, 1, 2].map(|at| pod(at, "old", "Ready"));
-    check(&set(json!({})), &three, expect![[r#"
+    check(
+        &set(json!({})),
+        &three,
+        expect![[r#"
         delete s-2
         replicas 3 ready 3 current 2 updated 0 old
-    "#]]);
+    "#]],
+    );
     let partition = |spec| set(json!({"updateStrategy": {"rollingUpdate": spec}}));
-    check(&partition(json!({"partition": 3})), &three, expect![[r#"
+    check(
+        &partition(json!({"partition": 3})),
+        &three,
+        expect![[r#"
         replicas 3 ready 3 current 3 updated 0 old
-    "#]]);
-    check(&partition(json!({"partition": 1, "maxUnavailable": 3})), &three, expect![[r#"
+    "#]],
+    );
+    check(
+        &partition(json!({"partition": 1, "maxUnavailable": 3})),
+        &three,
+        expect![[r#"
         delete s-2
         delete s-1
         replicas 3 ready 3 current 1 updated 0 old
-    "#]]);
-    check(&set(json!({"updateStrategy": {"type": "OnDelete"}})), &three, expect![[r#"
+    "#]],
+    );
+    check(
+        &set(json!({"updateStrategy": {"type": "OnDelete"}})),
+        &three,
+        expect![[r#"
         replicas 3 ready 3 current 3 updated 0 old
-    "#]]);
+    "#]],
+    );
     let below = [pod(1, "old", "Ready"), pod(2, "new", "Ready")];
-    check(&partition(json!({"partition": 1})), &below, expect![[r#"
+    check(
+        &partition(json!({"partition": 1})),
+        &below,
+        expect![[r#"
         create s-0 old
         replicas 3 ready 2 current 2 updated 1 old
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn it_waits_for_what_is_going_and_settles_at_the_end() {
     let going = [pod(0, "old", "Ready"), pod(1, "old", "Ready"), pod(2, "old", "Going")];
-    check(&set(json!({})), &going, expect![[r#"
+    check(
+        &set(json!({})),
+        &going,
+        expect![[r#"
         replicas 3 ready 3 current 2 updated 0 old
-    "#]]);
+    "#]],
+    );
     let through = [0, 1, 2].map(|at| pod(at, "new", "Ready"));
-    check(&set(json!({})), &through, expect![[r#"
+    check(
+        &set(json!({})),
+        &through,
+        expect![[r#"
         replicas 3 ready 3 current 3 updated 3 new
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
