@@ -10,10 +10,14 @@
 //!
 //! Start at [`run`], then [`replicas`] for the shape of a controller.
 
+pub mod amount;
 pub mod context;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod history;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
@@ -26,6 +30,7 @@ pub mod replicas;
 pub mod role_aggregation;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 pub mod wake;
@@ -47,6 +52,8 @@ const ALL: &[(&str, &str, Run)] = &[
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |c| {
         role_aggregation::run(c).boxed()
     }),
+    ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
+    ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
     ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
     ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
     ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),
@@ -62,6 +69,7 @@ const ALL: &[(&str, &str, Run)] = &[
     }),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
     ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
+    ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
     ("taint-eviction-controller", "node-controller", |c| taint_eviction::run(c).boxed()),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |c| {
         ttl_after_finished::run(c).boxed()

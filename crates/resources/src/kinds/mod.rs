@@ -5,7 +5,6 @@ pub mod apiservice;
 pub mod binding;
 pub mod configmap;
 pub mod crd;
-mod cron;
 pub mod csr;
 pub mod disruption;
 pub mod endpoints;
