@@ -11,6 +11,10 @@ use crate::at::{At, quantity};
 pub struct LimitRange;
 
 impl registry::Strategy for LimitRange {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         let limits = object.0.get_mut("spec").and_then(|s| s.get_mut("limits")?.as_array_mut());
         for item in limits.into_iter().flatten() {
