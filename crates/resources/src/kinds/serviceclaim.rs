@@ -395,7 +395,7 @@ fn address_object(engine: &Engine, service: &Object, address: &str) -> Bytes {
         "spec": {"parentRef": {"resource": "services", "namespace": service.namespace(), "name": service.name()}},
     });
     match object {
-        Value::Object(map) => codec::stored::encode(Object(map)),
+        Value::Object(map) => codec::stored::encode(&Object(map)),
         _ => unreachable!("a map was written above"),
     }
 }
