@@ -20,6 +20,11 @@ impl Path {
         Path(String::new())
     }
 
+    /// The path of a field without a name, as Go writes it: what is wrong is no field's.
+    pub fn unnamed() -> Path {
+        Path("[]".into())
+    }
+
     pub fn child(&self, name: &str) -> Path {
         if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
     }

@@ -87,10 +87,12 @@ impl Object {
         self.metadata()?.get("annotations")?.get(key)?.as_str()
     }
 
-    /// The value at a path of field names, or none.
+    /// The value at a path of field names, or none. A null is none: it is how absent lists and pointers
+    /// are written.
     pub fn get(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(self.0.get(*first)?, |at, name| at.get(name))
+        let found = rest.iter().try_fold(self.0.get(*first)?, |at, name| at.get(name))?;
+        (!found.is_null()).then_some(found)
     }
 
     pub fn get_str(&self, path: &[&str]) -> &str {

@@ -12,10 +12,11 @@ use serde_json::Value;
 use crate::answer::encode;
 use crate::body::Body;
 use crate::info::Info;
-use crate::negotiate;
+use crate::negotiate::{self, Accepted, Form};
 use crate::options::OptionsKind;
 use crate::patch::Patch;
 use crate::server::{Call, Endpoint, Server, read_body};
+use crate::table;
 use crate::write::{Asked, check_name};
 
 impl Server {
@@ -103,7 +104,7 @@ impl Server {
                 let accepted = negotiate::accepted(&call.parts.headers, false)?;
                 let found = self.engine.get(resource, at.0, at.1, None).await;
                 let object = found.map_err(missing)?.object()?;
-                return Ok(encode(StatusCode::OK, &view.show(&object).0, accepted));
+                return self.answer_view(call, view, &object, accepted);
             }
             Method::PUT => OptionsKind::Update,
             Method::PATCH => OptionsKind::Patch,
@@ -124,6 +125,11 @@ impl Server {
                 }
             };
             check_name(info, &wanted)?;
+            if !wanted.uid().is_empty() && wanted.uid() != object.uid() {
+                let key = resource.store_key(object.namespace(), object.name());
+                let why = registry::other_uid(&key, wanted.uid(), object.uid());
+                return Err(Status::conflict(&resource.group_resource(), at.1, &why));
+            }
             view.take(&wanted, &mut object)?;
             Ok((object, Vec::new()))
         };
@@ -131,7 +137,24 @@ impl Server {
         let written =
             self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await;
         let written = written.map_err(missing)?;
-        Ok(encode(StatusCode::OK, &view.show(&written.object).0, asked.accepted))
+        self.answer_view(call, view, &written.object, asked.accepted)
+    }
+
+    /// The other kind, or its table.
+    fn answer_view(
+        &self,
+        call: &Call,
+        view: &dyn View,
+        object: &Object,
+        accepted: Accepted,
+    ) -> Result<Response<Body>, Status> {
+        let shown = view.show(object);
+        if accepted.form == Form::Table
+            && let Some(table) = table::view(view, &shown, call, accepted, self.engine.now())?
+        {
+            return Ok(encode(StatusCode::OK, &table, accepted));
+        }
+        Ok(encode(StatusCode::OK, &shown.0, accepted))
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use api::{Object, Status};
 use jiff::Timestamp;
-use registry::{Column, Listed};
+use registry::{Column, Listed, Table, View};
 use serde::Serialize;
 use serde_json::{Value, json};
 use store::Revision;
@@ -40,8 +40,8 @@ pub(crate) struct Row {
     cells: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<Value>,
+    /// Null where none is asked for.
+    object: Value,
 }
 
 /// An object's metadata alone.
@@ -50,20 +50,22 @@ pub(crate) fn partial(metadata: Value, accepted: Accepted) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": metadata})
 }
 
-/// What each row carries of its object: `?includeObject=`.
+/// What each row carries of its object: `?includeObject=`. A view has its type already.
 fn object_of(
     object: &Object,
-    endpoint: &Endpoint,
+    endpoint: Option<&Endpoint>,
     call: &Call,
     accepted: Accepted,
-) -> Result<Option<Value>, Status> {
+) -> Result<Value, Status> {
     match call.query.get("includeObject") {
-        "" | "Metadata" => Ok(Some(partial(object.0.get("metadata").cloned().unwrap_or_default(), accepted))),
-        "None" => Ok(None),
+        "" | "Metadata" => Ok(partial(object.0.get("metadata").cloned().unwrap_or_default(), accepted)),
+        "None" => Ok(Value::Null),
         "Object" => {
             let mut object = object.clone();
-            object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
-            Ok(Some(object.into_value()))
+            if let Some(endpoint) = endpoint {
+                object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
+            }
+            Ok(object.into_value())
         }
         other => Err(Status::bad_request(format!(
             "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
@@ -85,13 +87,13 @@ pub(crate) fn rows(
             None => vec![object.name().into(), object.meta_str("creationTimestamp").into()],
         };
         let conditions = endpoint.resource.table.as_ref().map(|t| t.conditions(object)).unwrap_or_default();
-        Ok(Row { cells, conditions, object: object_of(object, endpoint, call, accepted)? })
+        Ok(Row { cells, conditions, object: object_of(object, Some(endpoint), call, accepted)? })
     });
     rows.collect()
 }
 
-fn columns(endpoint: &Endpoint) -> Value {
-    let columns = endpoint.resource.table.as_ref().map_or(DEFAULT, |t| t.columns());
+fn columns(shown: Option<&dyn Table>) -> Value {
+    let columns = shown.map_or(DEFAULT, |t| t.columns());
     let all = columns.iter().map(|c| {
         json!({
             "name": c.name,
@@ -104,8 +106,14 @@ fn columns(endpoint: &Endpoint) -> Value {
     all.collect()
 }
 
-fn table(endpoint: &Endpoint, rows: Vec<Row>, metadata: Value, call: &Call, accepted: Accepted) -> Value {
-    let columns = if call.query.flag("noHeaders") { Value::Null } else { columns(endpoint) };
+fn table(
+    shown: Option<&dyn Table>,
+    rows: Vec<Row>,
+    metadata: Value,
+    call: &Call,
+    accepted: Accepted,
+) -> Value {
+    let columns = if call.query.flag("noHeaders") { Value::Null } else { columns(shown) };
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{}", accepted.meta),
@@ -122,7 +130,7 @@ pub(crate) fn list(
     call: &Call,
     accepted: Accepted,
 ) -> Value {
-    table(endpoint, rows, json!(list_meta(listed)), call, accepted)
+    table(endpoint.resource.table.as_deref(), rows, json!(list_meta(listed)), call, accepted)
 }
 
 pub(crate) fn single(
@@ -132,7 +140,31 @@ pub(crate) fn single(
     call: &Call,
     accepted: Accepted,
 ) -> Value {
-    table(endpoint, rows, json!({"resourceVersion": revision.to_string()}), call, accepted)
+    table(
+        endpoint.resource.table.as_deref(),
+        rows,
+        json!({"resourceVersion": revision.to_string()}),
+        call,
+        accepted,
+    )
+}
+
+/// The table of an object that is shown as another kind; none where the other kind has no columns.
+pub(crate) fn view(
+    view: &dyn View,
+    object: &Object,
+    call: &Call,
+    accepted: Accepted,
+    now: Timestamp,
+) -> Result<Option<Value>, Status> {
+    let Some(shown) = view.table() else { return Ok(None) };
+    let row = Row {
+        cells: shown.cells(object, now),
+        conditions: shown.conditions(object),
+        object: object_of(object, None, call, accepted)?,
+    };
+    let metadata = json!({"resourceVersion": object.resource_version()});
+    Ok(Some(table(Some(shown), vec![row], metadata, call, accepted)))
 }
 
 /// A watch's table: the columns stand in the first event alone.

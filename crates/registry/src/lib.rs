@@ -41,5 +41,5 @@ pub use resource::{
     Table, Target, Verb, Version, View,
 };
 pub use strategy::{Claim, Claims, Strategy};
-pub use update::{Part, UpdateOptions};
+pub use update::{Part, UpdateOptions, other_uid};
 pub use watch::{WatchEvent, WatchOptions, Watcher};

@@ -126,6 +126,10 @@ pub trait View: Send + Sync {
     /// # Errors
     /// What the view asks for is not to be.
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), api::Status>;
+    /// How the other kind prints.
+    fn table(&self) -> Option<&dyn Table> {
+        None
+    }
 }
 
 /// Acts on what is posted: to an object's subresource, or to a resource that keeps nothing.

@@ -277,7 +277,7 @@ impl Engine {
 }
 
 /// What upstream's store says of an object that is not the one meant.
-fn other_uid(key: &str, asked: &str, standing: &str) -> String {
+pub fn other_uid(key: &str, asked: &str, standing: &str) -> String {
     format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {standing}"
     )

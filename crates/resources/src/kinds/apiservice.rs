@@ -39,7 +39,10 @@ impl registry::Strategy for Strategy {
         let (group, version) = (spec.str("group"), spec.str("version"));
         let name = Path::new("metadata.name");
         let wanted = format!("{version}.{group}");
-        if object.name() != wanted && !object.name().is_empty() {
+        if object.name() != wanted
+            && !object.name().is_empty()
+            && names::path_segment(object.name()).is_empty()
+        {
             let words = format!("must be `spec.version+\".\"+spec.group`: {}", quote(&wanted));
             errors.invalid(&name, object.name(), words);
         }

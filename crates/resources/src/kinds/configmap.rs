@@ -29,8 +29,7 @@ impl registry::Strategy for Strategy {
             }
         }
         if size > SIZE_MAX {
-            // The path of a field without a name, as Go writes it.
-            errors.too_long(&Path::new("[]"), SIZE_MAX);
+            errors.too_long(&Path::unnamed(), SIZE_MAX);
         }
     }
 

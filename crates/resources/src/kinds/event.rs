@@ -80,7 +80,8 @@ impl registry::Strategy for Strategy {
         if !strict {
             return;
         }
-        for fault in api::names::dns1123_subdomain(object.name()) {
+        let name = object.name();
+        for fault in api::names::dns1123_subdomain(name).into_iter().filter(|_| !name.is_empty()) {
             errors.invalid(&Path::new("metadata.name"), object.name(), fault);
         }
         // Both groups' rules; the newer group has its own names for two fields.

@@ -20,6 +20,15 @@ impl registry::Strategy for Strategy {
         {
             object.set(&["status", "allocatable"], capacity);
         }
+        // The range of old and the first of the list are the same; where they differ the old one holds.
+        let one = object.get_str(&["spec", "podCIDR"]).to_owned();
+        let first = object.get(&["spec", "podCIDRs"]).and_then(|l| l.get(0)?.as_str()).map(str::to_owned);
+        match first {
+            Some(first) if one.is_empty() => object.set(&["spec", "podCIDR"], first),
+            Some(first) if first == one => {}
+            _ if one.is_empty() => {}
+            _ => object.set(&["spec", "podCIDRs"], serde_json::json!([one])),
+        }
     }
 
     fn keeps_new_status(&self) -> bool {

@@ -18,6 +18,9 @@ impl registry::Strategy for Strategy {
             podspec::default(spec);
             podspec::default_pod(spec);
         }
+        for (one, list) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+            addresses_agree(object, one, list);
+        }
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
@@ -71,6 +74,18 @@ impl registry::Strategy for Strategy {
         let unscheduled = object.get_str(&["spec", "nodeName"]).is_empty();
         let ended = matches!(object.get_str(&["status", "phase"]), "Failed" | "Succeeded");
         Some(if unscheduled || ended { 0 } else { seconds })
+    }
+}
+
+/// The address of old and the first of the list are the same; where they differ the old one holds.
+fn addresses_agree(pod: &mut Object, one: &str, list: &str) {
+    let address = pod.get_str(&["status", one]).to_owned();
+    let first = pod.get(&["status", list]).and_then(|l| l.get(0)?.get("ip")?.as_str()).map(str::to_owned);
+    match first {
+        Some(first) if address.is_empty() => pod.set(&["status", one], first),
+        Some(first) if first == address => {}
+        _ if address.is_empty() => {}
+        _ => pod.set(&["status", list], json!([{"ip": address}])),
     }
 }
 
@@ -136,7 +151,7 @@ impl PartHook for EphemeralContainers {
         metadata_and_spec(new, errors);
         if old.annotation(MIRROR).is_some() {
             errors.0.clear();
-            errors.forbidden(&Path::root(), "static pods do not support ephemeral containers");
+            errors.forbidden(&Path::unnamed(), "static pods do not support ephemeral containers");
             return;
         }
         let (all, before) = (At::of(new, "spec"), At::of(old, "spec"));
@@ -283,7 +298,7 @@ fn log_options(pod: &Object, query: &str) -> Result<(), Status> {
     }
     if set("sinceSeconds") && set("sinceTime") {
         let words = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-        errors.forbidden(&Path::root(), words);
+        errors.forbidden(&Path::unnamed(), words);
     } else if let Some(seconds) = number("sinceSeconds").filter(|n| *n < 1) {
         errors.invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0");
     }

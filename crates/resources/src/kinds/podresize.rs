@@ -41,7 +41,7 @@ impl PartHook for Resize {
         let spec = At::of(new, "spec");
         podspec::validate(&spec, errors);
         // These stand at no field.
-        let nowhere = Path::root();
+        let nowhere = Path::unnamed();
         if old.annotation(pod::MIRROR).is_some() {
             errors.forbidden(&nowhere, "static pods cannot be resized");
         }

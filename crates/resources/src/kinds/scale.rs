@@ -1,5 +1,7 @@
 //! `scale`: the replicas of a workload as an `autoscaling/v1 Scale`.
 
+use std::sync::LazyLock;
+
 use api::field::{Errors, Path};
 use api::{GroupKind, GroupVersionKind, Object, Status, selector::Labels};
 use registry::resource::View;
@@ -35,7 +37,13 @@ fn sorted(mut labels: Labels) -> Labels {
     labels
 }
 
+static TABLE: LazyLock<crate::tables::Table> = LazyLock::new(crate::tables::core::scale);
+
 impl View for Scale {
+    fn table(&self) -> Option<&dyn registry::Table> {
+        Some(&*TABLE)
+    }
+
     fn type_name(&self) -> &'static str {
         "io.k8s.api.autoscaling.v1.Scale"
     }
@@ -72,13 +80,6 @@ impl View for Scale {
     }
 
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), Status> {
-        if view.name() != object.name() {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                view.name(),
-                object.name()
-            )));
-        }
         let replicas = view.get(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
         let mut errors = Errors::default();
         if replicas < 0 {

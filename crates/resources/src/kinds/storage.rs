@@ -170,6 +170,20 @@ impl registry::Strategy for CsiNode {
     }
 }
 
+/// Faults of a driver's name, as a field of something else.
+fn driver_name(at: &At<'_>, errors: &mut Errors) {
+    let name = at.text();
+    if name.is_empty() {
+        errors.required(&at.path, "");
+    }
+    if name.len() > 63 {
+        errors.too_long(&at.path, 63);
+    }
+    for fault in names::dns1123_subdomain(&name.to_lowercase()) {
+        errors.invalid(&at.path, name, fault);
+    }
+}
+
 pub struct CsiStorageCapacity;
 
 impl registry::Strategy for CsiStorageCapacity {
@@ -196,9 +210,7 @@ impl registry::Strategy for VolumeAttachment {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         spec.required("attacher", errors);
-        for fault in names::dns1123_subdomain(&spec.str("attacher").to_lowercase()) {
-            spec.invalid("attacher", spec.str("attacher"), &fault, errors);
-        }
+        driver_name(&spec.field("attacher"), errors);
         let source = spec.field("source");
         match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {
             (true, true) => errors.forbidden(
@@ -212,7 +224,7 @@ impl registry::Strategy for VolumeAttachment {
             (false, true) => {
                 source.check("persistentVolumeName", names::dns1123_subdomain, errors);
             }
-            (true, false) => {}
+            (true, false) => super::volumeclaim::inline(&source.field("inlineVolumeSpec"), errors),
         }
         spec.check("nodeName", names::dns1123_subdomain, errors);
     }

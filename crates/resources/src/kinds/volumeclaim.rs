@@ -156,29 +156,12 @@ pub struct Volume;
 
 impl registry::Strategy for Volume {
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let spec = At::of(object, "spec");
-        access_modes(&spec, "", errors);
-        capacity(&spec, errors);
-        if podspec::volumes::source(&spec, errors) == 0 {
-            errors.required(&spec.path, "must specify a volume type");
-        }
-        let reclaim = spec.str("persistentVolumeReclaimPolicy");
-        let path = spec.path.child("persistentVolumeReclaimPolicy");
-        spec.one_of_if_set("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], errors);
-        if reclaim == "Recycle"
-            && spec.field("hostPath").str("path").trim_end_matches('/').is_empty()
-            && spec.has("hostPath")
-        {
-            errors.forbidden(&path, "may not be 'recycle' for a hostPath mount of '/'");
-        }
-        spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
-        spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
-        let affinity = spec.field("nodeAffinity");
-        if let Some(required) = affinity.some("required") {
-            podspec::node_selector(&required, errors);
-        } else if spec.has("local") {
-            errors.required(&affinity.path, "Local volume requires node affinity");
-        }
+        volume_spec(&At::of(object, "spec"), false, errors);
+    }
+
+    /// A volume begins without a claim.
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        object.set(&["status", "phase"], "Pending");
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -200,6 +183,65 @@ impl registry::Strategy for Volume {
         }
         let mode = ["spec", "volumeMode"];
         immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);
+    }
+}
+
+/// Faults of a volume's spec that stands in an attachment.
+pub(super) fn inline(spec: &At<'_>, errors: &mut Errors) {
+    volume_spec(spec, true, errors);
+}
+
+fn volume_spec(spec: &At<'_>, inline: bool, errors: &mut Errors) {
+    let words = "may not be specified in the context of inline volumes";
+    let forbid = |field: &str, errors: &mut Errors| {
+        if !spec.str(field).is_empty() || spec.len(field) > 0 {
+            errors.forbidden(&spec.path.child(field), words);
+        }
+    };
+    if inline {
+        forbid("claimRef", errors);
+        forbid("capacity", errors);
+        if !spec.has("csi") {
+            errors.required(&spec.path.child("csi"), "has to be specified in the context of inline volumes");
+        }
+    }
+    access_modes(spec, "", errors);
+    if !inline {
+        capacity(spec, errors);
+    }
+    if podspec::volumes::source(spec, errors) == 0 {
+        errors.required(&spec.path, "must specify a volume type");
+    }
+    if inline {
+        forbid("persistentVolumeReclaimPolicy", errors);
+    }
+    let reclaim = spec.str("persistentVolumeReclaimPolicy");
+    let path = spec.path.child("persistentVolumeReclaimPolicy");
+    spec.one_of_if_set("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], errors);
+    if reclaim == "Recycle"
+        && spec.field("hostPath").str("path").trim_end_matches('/').is_empty()
+        && spec.has("hostPath")
+    {
+        errors.forbidden(&path, "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    if inline {
+        forbid("storageClassName", errors);
+    } else {
+        spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
+    }
+    if inline {
+        forbid("volumeMode", errors);
+    }
+    spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
+    let affinity = spec.field("nodeAffinity");
+    if inline {
+        forbid("nodeAffinity", errors);
+    } else if let Some(required) = affinity.some("required") {
+        podspec::node_selector(&required, errors);
+    } else if !affinity.is_absent() {
+        errors.required(&affinity.path.child("required"), "must specify required node constraints");
+    } else if spec.has("local") {
+        errors.required(&affinity.path, "Local volume requires node affinity");
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) fn default_template(object: &mut Object, path: &[&str]) {
 }
 
 /// Faults of `spec.selector` and whether the template's labels match it.
-fn selector(spec: &At<'_>, kind: &str, required: bool, errors: &mut Errors) {
+/// Answers whether the selector is one at all: where it is not, upstream says nothing of the template.
+fn selector(spec: &At<'_>, kind: &str, required: bool, errors: &mut Errors) -> bool {
     let at = spec.field("selector");
     let template = spec.field("template");
     let labels = template.field("metadata");
@@ -37,7 +38,8 @@ fn selector(spec: &At<'_>, kind: &str, required: bool, errors: &mut Errors) {
         }
     }
     if !selector_is_sound(&at) {
-        errors.invalid(&at.path, at.value, "invalid label selector");
+        errors.invalid(&at.path, at.value, if kind == "statefulset" { "" } else { "invalid label selector" });
+        return false;
     } else {
         let empty = at.len("matchLabels") + at.len("matchExpressions") == 0;
         // A selector that is not there matches nothing.
@@ -46,6 +48,7 @@ fn selector(spec: &At<'_>, kind: &str, required: bool, errors: &mut Errors) {
             mismatch(&template, errors);
         }
     }
+    true
 }
 
 fn mismatch(template: &At<'_>, errors: &mut Errors) {
@@ -106,10 +109,11 @@ impl registry::Strategy for Deployment {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         spec.non_negative("replicas", errors);
-        selector(&spec, "deployment", true, errors);
-        podspec::template(&spec.field("template"), errors);
-        always_restarts(&spec, errors);
-        no_deadline(&spec, "ReplicaSet", errors);
+        if selector(&spec, "deployment", true, errors) {
+            podspec::template(&spec.field("template"), errors);
+            always_restarts(&spec, errors);
+            no_deadline(&spec, "ReplicaSet", errors);
+        }
         deployment_strategy(&spec.field("strategy"), errors);
         spec.all_non_negative(&["minReadySeconds", "revisionHistoryLimit"], errors);
         if let Some(deadline) = spec.i64("progressDeadlineSeconds") {
@@ -182,10 +186,11 @@ impl registry::Strategy for ReplicaSet {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         spec.all_non_negative(&["replicas", "minReadySeconds"], errors);
-        selector(&spec, "deployment", true, errors);
-        podspec::template(&spec.field("template"), errors);
-        always_restarts(&spec, errors);
-        no_deadline(&spec, "ReplicaSet", errors);
+        if selector(&spec, "deployment", true, errors) {
+            podspec::template(&spec.field("template"), errors);
+            always_restarts(&spec, errors);
+            no_deadline(&spec, "ReplicaSet", errors);
+        }
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -381,8 +386,9 @@ impl registry::Strategy for StatefulSet {
         }
         spec.all_non_negative(&["replicas", "minReadySeconds"], errors);
         spec.field("ordinals").non_negative("start", errors);
-        selector(&spec, "statefulset", true, errors);
-        podspec::template(&spec.field("template"), errors);
+        if selector(&spec, "statefulset", true, errors) {
+            podspec::template(&spec.field("template"), errors);
+        }
         always_restarts(&spec, errors);
         no_deadline(&spec, "StatefulSet", errors);
     }

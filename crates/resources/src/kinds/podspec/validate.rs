@@ -59,9 +59,11 @@ pub(crate) fn validate(spec: &At<'_>, errors: &mut Errors) {
     scheduling::tolerations(spec, errors);
     for alias in spec.items("hostAliases") {
         alias.check("ip", names::ip_address, errors);
+        // Told at the list, as if it were one alias.
+        let path = spec.path.child("hostAliases").child("hostnames");
         for host in alias.items("hostnames") {
             for fault in names::dns1123_subdomain(host.text()) {
-                errors.invalid(&alias.path.child("hostnames"), host.text(), fault);
+                errors.invalid(&path, host.text(), fault);
             }
         }
     }
