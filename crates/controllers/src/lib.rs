@@ -15,6 +15,7 @@ pub mod context;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod history;
@@ -55,6 +56,7 @@ const ALL: &[(&str, &str, Run)] = &[
     ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
     ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
     ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
+    ("disruption-controller", "disruption-controller", |c| disruption::run(c).boxed()),
     ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
     ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),
     ("garbage-collector-controller", "generic-garbage-collector", |c| garbage::run(c).boxed()),
