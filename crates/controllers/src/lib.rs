@@ -15,6 +15,7 @@ pub mod context;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod history;
@@ -26,6 +27,7 @@ pub mod ownership;
 pub mod pod_control;
 pub mod pod_gc;
 pub mod pods;
+pub mod quota;
 pub mod replicas;
 pub mod role_aggregation;
 pub mod root_ca;
@@ -55,8 +57,12 @@ const ALL: &[(&str, &str, Run)] = &[
     ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
     ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
     ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
+    ("disruption-controller", "disruption-controller", |c| disruption::run(c).boxed()),
     ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
     ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),
+    ("endpointslice-mirroring-controller", "endpointslicemirroring-controller", |c| {
+        endpoints::mirroring::run(c).boxed()
+    }),
     ("garbage-collector-controller", "generic-garbage-collector", |c| garbage::run(c).boxed()),
     ("job-controller", "job-controller", |c| job::run(c).boxed()),
     ("namespace-controller", "namespace-controller", |c| namespace::run(c).boxed()),
@@ -67,6 +73,7 @@ const ALL: &[(&str, &str, Run)] = &[
     ("replicationcontroller-controller", "replication-controller", |c| {
         replicas::run::<ReplicationController>(c).boxed()
     }),
+    ("resourcequota-controller", "resourcequota-controller", |c| quota::run(c).boxed()),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
     ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
     ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
