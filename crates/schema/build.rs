@@ -163,6 +163,11 @@ impl Facts {
                 other => panic!("go.tsv: unknown flag {other}"),
             };
             entry.insert("g".into(), (flags + flag).into());
+            if row[3] != "-" {
+                let zero: Value =
+                    serde_json::from_str(&row[3]).unwrap_or_else(|e| panic!("go.tsv: {row:?}: {e}"));
+                entry.insert("z".into(), zero);
+            }
         }
         for row in rows("defaults.tsv") {
             let value: Value =

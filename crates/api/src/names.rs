@@ -16,6 +16,7 @@ const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const ENV_NAME: &str = "[-._a-zA-Z][-._a-zA-Z0-9]*";
 const CONFIG_KEY: &str = "[-._a-zA-Z0-9]+";
 const C_IDENTIFIER: &str = "[A-Za-z_][A-Za-z0-9_]*";
+const REASON: &str = "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?";
 const PERCENT: &str = "[0-9]+%";
 const HEADER: &str = "[-A-Za-z0-9]+";
 const PATH: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
@@ -58,6 +59,7 @@ pattern!(C_IDENTIFIER_RE, C_IDENTIFIER);
 pattern!(WILDCARD_RE, WILDCARD);
 pattern!(PERCENT_RE, PERCENT);
 pattern!(HEADER_RE, HEADER);
+pattern!(REASON_RE, REASON);
 pattern!(PATH_RE, PATH);
 
 fn max_len(limit: usize) -> String {
@@ -294,6 +296,16 @@ pub fn endpoint_address(value: &str) -> Vec<String> {
         faults.push("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned());
     }
     faults
+}
+
+/// Why a condition is as it is: one word, as programs read it.
+pub fn condition_reason(value: &str) -> Vec<String> {
+    let fault = REASON_RE.fault(
+        value,
+        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    );
+    fault.into_iter().collect()
 }
 
 /// `domain/path`, as controllers and signers are named.

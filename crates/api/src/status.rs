@@ -25,8 +25,12 @@ pub struct Status {
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<Details>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub code: u16,
+}
+
+fn is_zero(code: &u16) -> bool {
+    *code == 0
 }
 
 /// metav1.ListMeta.
@@ -104,6 +108,13 @@ impl Status {
         self
     }
 
+    /// `details: {}`, as upstream's router answers.
+    #[must_use]
+    pub fn with_empty_details(mut self) -> Status {
+        self.details = Some(Box::default());
+        self
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Status {
         Status::failure(400, "BadRequest", message)
     }
@@ -129,9 +140,8 @@ impl Status {
 
     /// No such path.
     pub fn path_not_found() -> Status {
-        let mut status = Status::failure(404, "NotFound", "the server could not find the requested resource");
-        status.details = Some(Box::default());
-        status
+        Status::failure(404, "NotFound", "the server could not find the requested resource")
+            .with_empty_details()
     }
 
     pub fn already_exists(resource: &GroupResource, name: &str) -> Status {
@@ -181,13 +191,8 @@ impl Status {
     }
 
     pub fn method_not_allowed() -> Status {
-        let mut status = Status::failure(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        );
-        status.details = Some(Box::default());
-        status
+        let why = "the server does not allow this method on the requested resource";
+        Status::failure(405, "MethodNotAllowed", why).with_empty_details()
     }
 
     pub fn not_acceptable(message: impl Into<String>) -> Status {
@@ -226,6 +231,11 @@ impl Status {
             ..Details::default()
         }));
         status
+    }
+
+    /// A fault that upstream tells without a reason.
+    pub fn plain(message: impl Into<String>) -> Status {
+        Status::failure(500, "", message)
     }
 
     pub fn unavailable(message: impl Into<String>) -> Status {

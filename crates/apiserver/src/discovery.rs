@@ -6,15 +6,15 @@ use api::Status;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use codec::MediaType;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, Method, Response, StatusCode};
 use registry::{Resource, Subresource};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::answer::encode;
 use crate::body::Body;
-use crate::negotiate;
-use crate::resource::encode;
+use crate::negotiate::{self, Accepted, Form};
 use crate::respond;
 use crate::server::{Call, Server};
 
@@ -186,6 +186,19 @@ impl Group {
         self.versions.iter().map(entry).collect()
     }
 
+    /// The resources of one version.
+    fn resource_list(&self, version: &str) -> Option<Value> {
+        let version = self.versions.iter().find(|v| v.name == version)?;
+        let mut list = json!({"kind": "APIResourceList", "resources": version.resources});
+        if self.name.is_empty() {
+            list["groupVersion"] = version.name.as_str().into();
+        } else {
+            list["apiVersion"] = "v1".into();
+            list["groupVersion"] = format!("{}/{}", self.name, version.name).into();
+        }
+        Some(list)
+    }
+
     fn api_group(&self) -> Value {
         let versions = self.version_entries();
         json!({"name": self.name, "versions": versions, "preferredVersion": versions.first()})
@@ -232,83 +245,82 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
     let groups = &server.discovery.groups;
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (core, named): (Vec<&Group>, Vec<&Group>) = groups.iter().partition(|g| g.name.is_empty());
-    match parts.as_slice() {
+    let document = match parts.as_slice() {
         ["api" | "apis"] if wants_aggregated(call) => {
             let chosen = if parts == ["api"] { &core } else { &named };
             return Ok(Some(aggregated_response(call, &aggregated_list(chosen))));
         }
-        _ => {}
-    }
-    let of_version = |group: &Group, version: &str| {
-        let version = group.versions.iter().find(|v| v.name == version)?;
-        let name = if group.name.is_empty() {
-            version.name.clone()
-        } else {
-            format!("{}/{}", group.name, version.name)
-        };
-        Some(
-            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": version.resources}),
-        )
-    };
-    let document = match parts.as_slice() {
-        ["api"] => {
-            let host = call.parts.headers.get(HOST).and_then(|v| v.to_str().ok());
-            let address = host.or_else(|| call.parts.uri.authority().map(|a| a.as_str())).unwrap_or_default();
-            Some(json!({
-                "kind": "APIVersions",
-                "versions": core.first().map(|g| g.versions.iter().map(|v| &v.name).collect::<Vec<_>>()),
-                "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
-            }))
+        ["api"] => api_versions(&core, &server.address),
+        ["api", version] => {
+            core.first().and_then(|g| g.resource_list(version)).ok_or_else(Status::path_not_found)?
         }
-        ["api", version] => core.first().and_then(|g| of_version(g, version)),
         ["apis"] => {
             let all: Vec<Value> = named.iter().map(|g| g.api_group()).collect();
-            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all}))
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all})
         }
-        ["apis", group] => named.iter().find(|g| g.name == *group).map(|g| {
-            let mut value = g.api_group();
-            value["kind"] = "APIGroup".into();
-            value["apiVersion"] = "v1".into();
-            value
-        }),
-        ["apis", group, version] => {
-            named.iter().find(|g| g.name == *group).and_then(|g| of_version(g, version))
-        }
-        [""] => {
-            let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into(), "/apis/".into()];
-            for group in &named {
-                paths.push(format!("/apis/{}", group.name));
-                paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.name)));
+        ["apis", group, rest @ ..] if rest.len() < 2 => {
+            let Some(group) = named.iter().find(|g| g.name == *group) else { return Ok(None) };
+            match rest {
+                [version] => group.resource_list(version).ok_or_else(Status::path_not_found)?,
+                _ => {
+                    let mut value = group.api_group();
+                    value["kind"] = "APIGroup".into();
+                    value["apiVersion"] = "v1".into();
+                    value
+                }
             }
-            paths.extend(
-                [
-                    "/healthz",
-                    "/livez",
-                    "/metrics",
-                    "/openapi/v2",
-                    "/openapi/v3",
-                    "/openid/v1/jwks",
-                    "/readyz",
-                    "/version",
-                ]
-                .map(str::to_owned),
-            );
-            paths.sort();
-            Some(json!({"paths": paths}))
+        }
+        [""] => root(&named),
+        ["api" | "apis", ..] if parts.len() > 2 && named.iter().any(|g| g.name == parts[1]) => {
+            return Err(Status::path_not_found());
         }
         _ => return Ok(None),
     };
-    let Some(document) = document else { return Ok(None) };
+    // Upstream's list of groups takes any method.
+    if !matches!(call.parts.method, Method::GET | Method::HEAD) && parts != ["apis"] {
+        return Err(Status::method_not_allowed());
+    }
     let accepted = match negotiate::accepted(&call.parts.headers, false) {
-        Ok(accepted) if accepted.form == negotiate::Form::Object => accepted,
-        Ok(_) => negotiate::Accepted { form: negotiate::Form::Object, yaml: false },
-        Err(refused) if mentions_aggregated(call) => {
-            let _ = refused;
-            negotiate::Accepted { form: negotiate::Form::Object, yaml: false }
-        }
+        Ok(accepted) => Accepted { form: Form::Object, ..accepted },
+        Err(_) if mentions_aggregated(call) => Accepted::PLAIN,
         Err(refused) => return Err(refused),
     };
     Ok(Some(encode(StatusCode::OK, &document, accepted)))
+}
+
+fn api_versions(core: &[&Group], address: &str) -> Value {
+    let versions = core.first().map(|g| g.versions.iter().map(|v| &v.name).collect::<Vec<_>>());
+    json!({
+        "kind": "APIVersions",
+        "versions": versions,
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    })
+}
+
+/// The paths there are.
+fn root(named: &[&Group]) -> Value {
+    const PATHS: &[&str] = &[
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
+    let mut paths: Vec<String> = PATHS.iter().map(|p| (*p).to_owned()).collect();
+    for group in named {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.name)));
+    }
+    paths.sort();
+    json!({"paths": paths})
 }
 
 fn mentions_aggregated(call: &Call) -> bool {

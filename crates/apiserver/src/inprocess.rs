@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use api::User;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
 use tower::Service;
 
@@ -22,11 +23,13 @@ use auth::Identity;
 pub struct InProcess {
     server: Arc<Server>,
     user: Arc<User>,
+    agent: HeaderValue,
 }
 
 impl InProcess {
-    pub fn new(server: Arc<Server>, user: User) -> InProcess {
-        InProcess { server, user: Arc::new(user) }
+    /// `component` is the client's User-Agent, by which managed fields name it.
+    pub fn new(server: Arc<Server>, user: User, component: &'static str) -> InProcess {
+        InProcess { server, user: Arc::new(user), agent: HeaderValue::from_static(component) }
     }
 }
 
@@ -46,6 +49,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(Body::boxed);
         request.extensions_mut().insert(Identity::Trusted(self.user.clone()));
+        request.headers_mut().entry(USER_AGENT).or_insert_with(|| self.agent.clone());
         let answer = self.server.clone().handle(request);
         Box::pin(async move { Ok(answer.await) })
     }

@@ -62,7 +62,11 @@ impl OpenApi {
         if rest.is_empty() {
             return Some(respond::json(StatusCode::OK, &self.index()));
         }
-        let document = self.documents.iter().find(|d| d.path == rest.trim_start_matches('/'))?;
+        let Some(document) = self.documents.iter().find(|d| d.path == rest.trim_start_matches('/')) else {
+            let mut missing = Response::new(Body::Empty);
+            *missing.status_mut() = StatusCode::NOT_FOUND;
+            return Some(missing);
+        };
         Some(self.tagged(&self.v3(document)))
     }
 

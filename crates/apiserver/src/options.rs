@@ -1,12 +1,48 @@
 //! The query parameters of the verbs, checked.
 
+use std::time::Duration;
+
 use api::Status;
+use api::field::{Errors, Path};
 use api::selector::{Fields, Labels};
 use registry::{
     DeleteOptions, FieldValidation, ListOptions, Match, Preconditions, Propagation, Resource, WatchOptions,
 };
 use serde_json::Value;
 use store::Revision;
+
+/// The longest that a request may take which is no watch or stream.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Bytes of a field manager's name.
+const MANAGER_MAX: usize = 128;
+
+/// Which write's options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionsKind {
+    Create,
+    Update,
+    Patch,
+    /// A server-side apply.
+    Apply,
+}
+
+impl OptionsKind {
+    fn name(self) -> &'static str {
+        match self {
+            OptionsKind::Create => "CreateOptions",
+            OptionsKind::Update => "UpdateOptions",
+            OptionsKind::Patch | OptionsKind::Apply => "PatchOptions",
+        }
+    }
+}
+
+/// The options of a write, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+    pub force: bool,
+}
 
 /// Decoded parameters, in the order given.
 pub struct Query(Vec<(String, String)>);
@@ -37,38 +73,70 @@ impl Query {
             return Ok(None);
         }
         let quoted = api::field::quote(text);
-        text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!(
-                "unable to convert query parameters: strconv.ParseInt: parsing {quoted}: invalid syntax"
-            ))
-        })
+        text.parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {quoted}: invalid syntax")))
     }
 
-    pub fn dry_run(&self) -> Result<bool, Status> {
-        let values: Vec<&str> = self.all("dryRun").filter(|v| !v.is_empty()).collect();
-        check_dry_run(&values)
-    }
-
-    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
-        match self.get("fieldValidation") {
-            "" | "Warn" => Ok(FieldValidation::Warn),
-            "Strict" => Ok(FieldValidation::Strict),
-            "Ignore" => Ok(FieldValidation::Ignore),
-            other => {
-                let mut errors = api::field::Errors::default();
-                errors.not_supported(
-                    &api::field::Path::new("fieldValidation"),
-                    other,
-                    &["Ignore", "Strict", "Warn"],
-                );
-                Err(invalid_options("CreateOptions", &errors))
-            }
+    /// The options of a create, an update or a patch.
+    ///
+    /// # Errors
+    /// 422 with every fault.
+    pub fn write(&self, kind: OptionsKind) -> Result<WriteOptions, Status> {
+        let mut errors = Errors::default();
+        let manager = self.get("fieldManager");
+        let force = kind == OptionsKind::Apply && self.flag("force");
+        if kind == OptionsKind::Patch && !self.get("force").is_empty() {
+            errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
         }
+        if kind == OptionsKind::Apply && manager.is_empty() {
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+        }
+        check_manager(manager, &mut errors);
+        let dry_run = self.dry_run(&mut errors);
+        let validation = match self.get("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Strict" => FieldValidation::Strict,
+            "Ignore" => FieldValidation::Ignore,
+            other => {
+                let known = ["", "Ignore", "Strict", "Warn"];
+                errors.not_supported(&Path::new("fieldValidation"), other, &known);
+                FieldValidation::Warn
+            }
+        };
+        if !errors.is_empty() {
+            return Err(invalid_options(kind.name(), &errors));
+        }
+        Ok(WriteOptions { dry_run, validation, force })
     }
 
-    pub fn timeout(&self) -> Result<Option<std::time::Duration>, Status> {
+    fn dry_run(&self, errors: &mut Errors) -> bool {
+        let values: Vec<&str> = self.all("dryRun").filter(|v| !v.is_empty()).collect();
+        check_dry_run(&values, errors);
+        !values.is_empty()
+    }
+
+    /// How long the request may take: `?timeout=1m30s`, at most [`LONGEST`].
+    ///
+    /// # Errors
+    /// 400 for what is no duration of Go's.
+    pub fn deadline(&self) -> Result<Duration, Status> {
+        let text = self.get("timeout");
+        if text.is_empty() {
+            return Ok(LONGEST);
+        }
+        let asked = go_duration(text).ok_or_else(|| {
+            Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: invalid duration {}",
+                api::field::quote(text)
+            ))
+        })?;
+        Ok(if asked.is_zero() { LONGEST } else { asked.min(LONGEST) })
+    }
+
+    pub fn timeout(&self) -> Result<Option<Duration>, Status> {
         let seconds = self.number("timeoutSeconds")?.filter(|s| *s > 0);
-        Ok(seconds.and_then(|s| u64::try_from(s).ok()).map(std::time::Duration::from_secs))
+        Ok(seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs))
     }
 
     fn revision(&self) -> Result<Option<Revision>, Status> {
@@ -155,9 +223,9 @@ impl Query {
     }
 
     fn version_match(&self, revision: Option<Revision>, watching: bool) -> Result<Option<Match>, Status> {
-        let mut errors = api::field::Errors::default();
-        let path = api::field::Path::new("resourceVersionMatch");
-        let initial = api::field::Path::new("sendInitialEvents");
+        let mut errors = Errors::default();
+        let path = Path::new("resourceVersionMatch");
+        let initial = Path::new("sendInitialEvents");
         let text = self.get("resourceVersionMatch");
         let asks_initial = !self.get("sendInitialEvents").is_empty();
         if watching && asks_initial {
@@ -204,16 +272,28 @@ impl Query {
     }
 
     /// The options of a delete: the body's, else the query's. Also whether it is dry.
+    ///
+    /// # Errors
+    /// 422 with every fault.
     pub fn delete(&self, body: Option<&Value>) -> Result<(DeleteOptions, bool), Status> {
-        if let Some(body) = body {
-            return delete_options(body);
-        }
-        let options = DeleteOptions {
-            grace_period_seconds: self.number("gracePeriodSeconds")?,
-            propagation: propagation(self.get("propagationPolicy"), &self.orphan())?,
-            preconditions: Preconditions::default(),
+        let mut errors = Errors::default();
+        let (options, dry_run) = match body {
+            Some(body) => delete_options(body, &mut errors),
+            None => {
+                let policy = self.get("propagationPolicy");
+                let options = DeleteOptions {
+                    grace_period_seconds: self.number("gracePeriodSeconds")?,
+                    propagation: propagation(policy, self.orphan(), &mut errors),
+                    preconditions: Preconditions::default(),
+                };
+                (options, self.dry_run(&mut errors))
+            }
         };
-        Ok((options, self.dry_run()?))
+        if errors.is_empty() {
+            Ok((options, dry_run))
+        } else {
+            Err(invalid_options("DeleteOptions", &errors))
+        }
     }
 
     fn orphan(&self) -> Option<bool> {
@@ -222,36 +302,30 @@ impl Query {
     }
 }
 
-fn delete_options(body: &Value) -> Result<(DeleteOptions, bool), Status> {
+fn delete_options(body: &Value, errors: &mut Errors) -> (DeleteOptions, bool) {
     let text = |path: &str| body.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let dry: Vec<&str> = body
-        .get("dryRun")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let dry = body.get("dryRun").and_then(Value::as_array);
+    let dry: Vec<&str> = dry.into_iter().flatten().filter_map(Value::as_str).collect();
+    let policy = body.get("propagationPolicy").and_then(Value::as_str).unwrap_or_default();
+    let orphan = body.get("orphanDependents").and_then(Value::as_bool);
     let options = DeleteOptions {
         grace_period_seconds: body.get("gracePeriodSeconds").and_then(Value::as_i64),
-        propagation: propagation(
-            body.get("propagationPolicy").and_then(Value::as_str).unwrap_or_default(),
-            &body.get("orphanDependents").and_then(Value::as_bool),
-        )?,
+        propagation: propagation(policy, orphan, errors),
         preconditions: Preconditions {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
         },
     };
-    Ok((options, check_dry_run(&dry)?))
+    check_dry_run(&dry, errors);
+    (options, !dry.is_empty())
 }
 
-fn propagation(policy: &str, orphan: &Option<bool>) -> Result<Option<Propagation>, Status> {
-    let mut errors = api::field::Errors::default();
-    let path = api::field::Path::new("propagationPolicy");
+fn propagation(policy: &str, orphan: Option<bool>, errors: &mut Errors) -> Option<Propagation> {
+    let path = Path::new("propagationPolicy");
     if !policy.is_empty() && orphan.is_some() {
         errors.invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set");
     }
-    let found = match policy {
+    match policy {
         "" => orphan.map(|o| if o { Propagation::Orphan } else { Propagation::Background }),
         "Orphan" => Some(Propagation::Orphan),
         "Background" => Some(Propagation::Background),
@@ -260,25 +334,58 @@ fn propagation(policy: &str, orphan: &Option<bool>) -> Result<Option<Propagation
             errors.not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]);
             None
         }
-    };
-    if errors.is_empty() { Ok(found) } else { Err(invalid_options("DeleteOptions", &errors)) }
-}
-
-fn check_dry_run(values: &[&str]) -> Result<bool, Status> {
-    let wrong: Vec<&&str> = values.iter().filter(|v| **v != "All").collect();
-    if wrong.is_empty() {
-        return Ok(!values.is_empty());
     }
-    let mut errors = api::field::Errors::default();
-    let shown = api::field::Bare(format!(
-        "[]string{{{}}}",
-        values.iter().map(|v| api::field::quote(v)).collect::<Vec<_>>().join(", ")
-    ));
-    errors.not_supported(&api::field::Path::new("dryRun"), shown, &["All"]);
-    Err(invalid_options("CreateOptions", &errors))
 }
 
-fn invalid_options(kind: &str, errors: &api::field::Errors) -> Status {
+fn check_dry_run(values: &[&str], errors: &mut Errors) {
+    if values.iter().all(|v| *v == "All") {
+        return;
+    }
+    let all: Vec<String> = values.iter().map(|v| api::field::quote(v)).collect();
+    let shown = api::field::Bare(format!("[]string{{{}}}", all.join(", ")));
+    errors.not_supported(&Path::new("dryRun"), shown, &["All"]);
+}
+
+/// A manager's name is printable and short.
+fn check_manager(name: &str, errors: &mut Errors) {
+    let path = Path::new("fieldManager");
+    if name.len() > MANAGER_MAX {
+        errors.too_long(&path, MANAGER_MAX);
+    }
+    for (at, c) in name.char_indices().filter(|(_, c)| c.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        errors.invalid(&path, name, why);
+    }
+}
+
+/// Go's `time.ParseDuration`: `1h15m30.5s`; `None` for what it refuses, and for what is below nothing.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut all = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        all += number * seconds;
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(all).ok()).flatten()
+}
+
+fn invalid_options(kind: &str, errors: &Errors) -> Status {
     let kind = api::GroupKind { group: "meta.k8s.io".into(), kind: kind.into() };
     Status::invalid(&kind, "", errors)
 }
@@ -296,4 +403,47 @@ fn unknown_field(resource: &Resource, field: &str) -> Status {
         ));
     }
     Status::bad_request(format!("field label not supported: {field}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(query: &str, kind: OptionsKind, message: &str) {
+        assert_eq!(Query::parse(query).write(kind).unwrap_err().message, message, "{query}");
+    }
+
+    #[test]
+    fn faults_of_options_are_told_together() {
+        write(
+            "dryRun=Some&fieldValidation=Bad",
+            OptionsKind::Create,
+            r#"CreateOptions.meta.k8s.io "" is invalid: [dryRun: Unsupported value: []string{"Some"}: supported values: "All", fieldValidation: Unsupported value: "Bad": supported values: "", "Ignore", "Strict", "Warn"]"#,
+        );
+        write(
+            "force=true",
+            OptionsKind::Patch,
+            r#"PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch"#,
+        );
+        write(
+            "",
+            OptionsKind::Apply,
+            r#"PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch"#,
+        );
+        write(
+            "fieldManager=a%01",
+            OptionsKind::Update,
+            r#"UpdateOptions.meta.k8s.io "" is invalid: fieldManager: Invalid value: "a\x01": invalid character U+0001 (at position 1)"#,
+        );
+        assert!(Query::parse("dryRun=All&dryRun=All").write(OptionsKind::Create).unwrap().dry_run);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(go_duration("1m30.5s"), Some(Duration::from_millis(90_500)));
+        assert_eq!(go_duration("0"), Some(Duration::ZERO));
+        for wrong in ["bad", "1", "", "-1s", "1x", "."] {
+            assert_eq!(go_duration(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use api::Status;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
@@ -45,6 +45,27 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(text));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// No such path, as upstream's router tells it where no group is meant.
+pub fn not_found_text() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// A fault before a request is understood, as upstream tells it: in plain text.
+pub fn internal_text(uri: &http::Uri, why: &dyn std::fmt::Display) -> Response<Body> {
+    let asked = uri.path_and_query().map_or_else(|| uri.path(), |p| p.as_str());
+    let shown = api::field::quote(&asked.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"));
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Server Error: {shown}: {why}\n"))
+}
+
+/// A document that anybody may keep for an hour.
+pub fn public(document: &serde_json::Value, kind: &'static str) -> Response<Body> {
+    let mut response = json(StatusCode::OK, document);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
 }
 

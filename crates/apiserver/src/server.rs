@@ -1,6 +1,6 @@
 //! One request from its arrival to its answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,18 +9,19 @@ use api::{Status, User};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
-use registry::{Engine, RequestContext, Resource};
+use registry::{Action, Engine, RequestContext, Resource};
 
 use crate::body::Body;
 use crate::connect::Dialer;
 use crate::discovery::Discovery;
+use crate::health::Health;
 use crate::info::Info;
-use crate::metrics::Metrics;
+use crate::metrics::{Labels, Metrics};
 use crate::openapi::OpenApi;
 use crate::options::Query;
-use crate::{discovery, health, respond};
+use crate::{discovery, respond, version};
 use auth::{Access, Attributes};
 
 /// The largest body of a request.
@@ -32,6 +33,18 @@ pub struct Config {
     pub dialer: Arc<dyn Dialer>,
     /// `/version`'s gitVersion: `v1.37.0`.
     pub version: String,
+    /// What `/healthz` and its kin look at.
+    pub health: Health,
+    /// Who signs service account tokens, as `/.well-known/openid-configuration` publishes it.
+    pub issuer: Issuer,
+    /// `host:port` under which others reach the server.
+    pub address: String,
+}
+
+/// The documents by which others verify service account tokens.
+pub struct Issuer {
+    pub configuration: serde_json::Value,
+    pub keys: serde_json::Value,
 }
 
 /// The API server's service. Cheap to clone behind an `Arc`.
@@ -43,8 +56,14 @@ pub struct Server {
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     pub(crate) version: String,
-    /// (group, version, plural) to the row and its version.
-    routes: HashMap<(String, String, String), (Arc<Resource>, usize)>,
+    pub(crate) address: String,
+    pub(crate) health: Health,
+    pub(crate) issuer: Issuer,
+    /// `group/version/plural` to the row and its version.
+    routes: HashMap<String, (Arc<Resource>, usize)>,
+    groups: HashSet<String>,
+    /// By `apiVersion`, then by kind.
+    kinds: HashMap<String, HashMap<String, (Arc<Resource>, usize)>>,
 }
 
 /// A request on its way through the handlers.
@@ -59,8 +78,27 @@ impl Call {
         RequestContext {
             user: self.user.clone(),
             dry_run,
-            field_manager: self.query.get("fieldManager").to_owned(),
+            field_manager: self.field_manager(),
+            api_version: String::new(),
         }
+    }
+
+    /// The context of a request in a version of a resource.
+    pub fn context_of(&self, endpoint: &Endpoint, dry_run: bool) -> RequestContext {
+        let api_version = endpoint.resource.api_version(endpoint.version);
+        RequestContext { api_version, ..self.context(dry_run) }
+    }
+
+    /// Who is said to hold what the request changes: `fieldManager`, else the client's name.
+    pub fn field_manager(&self) -> String {
+        let given = self.query.get("fieldManager");
+        if !given.is_empty() {
+            return given.to_owned();
+        }
+        let agent = self.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
+        let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+        if name.is_empty() { "unknown".into() } else { name }
     }
 
     pub fn raw_query(&self) -> &str {
@@ -77,21 +115,31 @@ pub(crate) struct Endpoint {
 impl Server {
     pub fn new(config: Config) -> Arc<Server> {
         let mut routes = HashMap::new();
+        let mut groups = HashSet::new();
+        let mut kinds: HashMap<String, HashMap<String, (Arc<Resource>, usize)>> = HashMap::new();
         for resource in config.engine.resources() {
+            groups.insert(resource.group.clone());
             for (i, version) in resource.versions.iter().enumerate() {
-                let key = (resource.group.clone(), version.name.clone(), resource.plural.clone());
+                let key = route_key(&resource.group, &version.name, &resource.plural);
                 routes.insert(key, (resource.clone(), i));
+                let of_version = kinds.entry(resource.api_version(i)).or_default();
+                of_version.insert(resource.kind.clone(), (resource.clone(), i));
             }
         }
         Arc::new(Server {
             discovery: Discovery::new(config.engine.resources()),
             openapi: OpenApi::new(config.engine.resources(), &config.version),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&config.version),
             engine: config.engine,
             access: config.access,
             dialer: config.dialer,
             version: config.version,
+            address: config.address,
+            health: config.health,
+            issuer: config.issuer,
             routes,
+            groups,
+            kinds,
         })
     }
 
@@ -99,44 +147,81 @@ impl Server {
         &self.engine
     }
 
+    /// The row of a kind.
+    pub(crate) fn kind(&self, api_version: &str, kind: &str) -> Option<&(Arc<Resource>, usize)> {
+        self.kinds.get(api_version)?.get(kind)
+    }
+
+    /// Whether any version of any group has a resource of this kind.
+    pub(crate) fn kinds_named(&self, kind: &str) -> bool {
+        self.kinds.values().any(|kinds| kinds.contains_key(kind))
+    }
+
+    /// Whether a kind is one that is served, or a list of such.
+    pub(crate) fn knows_kind(&self, api_version: &str, kind: &str) -> bool {
+        let item = kind.strip_suffix("List").filter(|item| !item.is_empty());
+        self.kind(api_version, kind).is_some()
+            || item.is_some_and(|item| self.kind(api_version, item).is_some())
+    }
+
     /// Answers a request. Never fails: what goes wrong is a `Status`.
     pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let start = Instant::now();
         let (parts, body) = request.into_parts();
-        let method = parts.method.clone();
+        let path = parts.uri.path().to_owned();
+        let info = Info::parse(&path);
         let pretty = wants_pretty(&parts);
-        let server = self.clone();
-        let mut response = Box::pin(server.route(parts, body)).await.unwrap_or_else(|e| respond::status(&e));
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let labels = Labels::of(info.as_ref(), &parts, &query, &path);
+        let flight = self.metrics.begin(&labels);
+        let mut response = match self.access.authenticate(&parts) {
+            Ok(user) => {
+                let call = Call { parts, user: Arc::new(user), query };
+                let routed = Box::pin(self.clone().route(call, info, path, body)).await;
+                routed.unwrap_or_else(|e| respond::status(&e))
+            }
+            Err(auth::Refused::Status(status)) => respond::status(&status),
+            Err(auth::Refused::Incomplete(why)) => respond::internal_text(&parts.uri, &why),
+        };
         if pretty {
             make_pretty(&mut response);
         }
         let headers = response.headers_mut();
-        headers.insert("cache-control", HeaderValue::from_static("no-cache, private"));
-        self.metrics.observe(&method, response.status(), start.elapsed());
+        headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
+        self.metrics.end(labels, flight, response.status(), start.elapsed());
         response
     }
 
-    async fn route(self: Arc<Self>, parts: Parts, body: Body) -> Result<Response<Body>, Status> {
-        let user = Arc::new(self.access.authenticate(&parts)?);
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let path = parts.uri.path().to_owned();
-        let info = Info::parse(&path);
-        self.check_access(&user, &parts, &query, info.as_ref(), &path)?;
-        let call = Call { parts, user, query };
-        match info {
-            Some(info) => self.resource_request(call, info, body).await,
-            None => self.path_request(&call, &path),
+    async fn route(
+        self: Arc<Self>,
+        call: Call,
+        info: Option<Info>,
+        path: String,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        self.check_access(&call, info.as_ref(), &path)?;
+        let known = info.filter(|i| self.groups.contains(&i.group) && !path.starts_with("//"));
+        let Some(info) = known else { return self.path_request(&call, &path).await };
+        let deadline = call.query.deadline()?;
+        let long = info.watch || call.query.flag("watch") || self.connects(&info);
+        let work = self.resource_request(call, info, body);
+        if long {
+            return work.await;
         }
+        tokio::time::timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
     }
 
-    fn check_access(
-        &self,
-        user: &User,
-        parts: &Parts,
-        query: &Query,
-        info: Option<&Info>,
-        path: &str,
-    ) -> Result<(), Status> {
+    /// Whether a request opens a stream to somewhere else.
+    fn connects(&self, info: &Info) -> bool {
+        let endpoint = self.endpoint(&info.group, &info.version, &info.resource);
+        let sub = endpoint.and_then(|e| e.resource.subresource(&info.subresource).cloned());
+        sub.is_some_and(|s| matches!(s.action, Action::Connect(_)))
+    }
+
+    fn check_access(&self, call: &Call, info: Option<&Info>, path: &str) -> Result<(), Status> {
+        let Call { parts, user, query } = call;
         let method = parts.method.as_str().to_lowercase();
         // What a list or watch is narrowed to counts: a kubelet may see its own pods alone.
         let selector = Fields::parse(query.get("fieldSelector")).unwrap_or_default();
@@ -163,9 +248,12 @@ impl Server {
     }
 
     /// Paths that are no resource's.
-    fn path_request(&self, call: &Call, path: &str) -> Result<Response<Body>, Status> {
-        if let Some(response) = health::answer(self, path, &call.query) {
+    async fn path_request(&self, call: &Call, path: &str) -> Result<Response<Body>, Status> {
+        if let Some(response) = self.health.answer(&self.engine, path, &call.query).await {
             return Ok(response);
+        }
+        if path.starts_with("//") {
+            return Ok(respond::not_found_text());
         }
         if let Some(response) = self.openapi.answer(path, &call.parts.headers, &call.query) {
             return Ok(response);
@@ -173,17 +261,20 @@ impl Server {
         if let Some(response) = discovery::answer(self, call, path)? {
             return Ok(response);
         }
-        if path == "/metrics" {
-            return Ok(self.metrics.answer(&self.engine));
+        match path.trim_end_matches('/') {
+            "/version" if call.parts.method != Method::GET => Err(Status::method_not_allowed()),
+            "/version" => Ok(version::answer(&self.version)),
+            "/metrics" => Ok(self.metrics.answer(&self.engine)),
+            "/.well-known/openid-configuration" => {
+                Ok(respond::public(&self.issuer.configuration, "application/json"))
+            }
+            "/openid/v1/jwks" => Ok(respond::public(&self.issuer.keys, "application/jwk-set+json")),
+            _ => Ok(respond::not_found_text()),
         }
-        if path.starts_with("/api/") || path.starts_with("/apis/") {
-            return Err(Status::path_not_found());
-        }
-        Ok(respond::text(StatusCode::NOT_FOUND, "404 page not found\n"))
     }
 
     pub(crate) fn endpoint(&self, group: &str, version: &str, plural: &str) -> Option<Endpoint> {
-        let found = self.routes.get(&(group.to_owned(), version.to_owned(), plural.to_owned()));
+        let found = self.routes.get(&route_key(group, version, plural));
         found.map(|(resource, version)| Endpoint { resource: resource.clone(), version: *version })
     }
 
@@ -196,19 +287,31 @@ impl Server {
         let endpoint =
             self.endpoint(&info.group, &info.version, &info.resource).ok_or_else(Status::path_not_found)?;
         if endpoint.resource.namespaced() && info.namespace.is_empty() {
-            let whole = info.name.is_empty() && matches!(call.parts.method, Method::GET | Method::HEAD);
-            if !whole && !(call.parts.method == Method::POST && info.name.is_empty()) {
+            if !info.name.is_empty() {
                 return Err(Status::path_not_found());
+            }
+            // All namespaces are only read.
+            if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+                return Err(Status::method_not_allowed());
             }
         }
         if !endpoint.resource.namespaced() && !info.namespace.is_empty() && info.namespace != info.name {
             return Err(Status::path_not_found());
+        }
+        if matches!(info.name.as_str(), "." | "..") {
+            let name = api::field::quote(&info.name);
+            let why = format!("Name parameter invalid: {name}: may not be '{}'", info.name);
+            return Err(Status::bad_request(why));
         }
         if !info.subresource.is_empty() {
             return self.subresource_request(call, &endpoint, &info, body).await;
         }
         self.main_request(call, &endpoint, &info, body).await
     }
+}
+
+fn route_key(group: &str, version: &str, plural: &str) -> String {
+    format!("{group}/{version}/{plural}")
 }
 
 /// A request's whole body, within its bound.

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use store::Revision;
 
-use crate::resource::list_meta;
+use crate::answer::list_meta;
+use crate::negotiate::Accepted;
 use crate::server::{Call, Endpoint};
 
 /// What a kind without columns of its own shows.
@@ -43,15 +44,21 @@ pub(crate) struct Row {
     object: Option<Value>,
 }
 
+/// An object's metadata alone.
+pub(crate) fn partial(metadata: Value, accepted: Accepted) -> Value {
+    let api_version = format!("meta.k8s.io/{}", accepted.meta);
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": metadata})
+}
+
 /// What each row carries of its object: `?includeObject=`.
-fn object_of(object: &Object, endpoint: &Endpoint, call: &Call) -> Result<Option<Value>, Status> {
+fn object_of(
+    object: &Object,
+    endpoint: &Endpoint,
+    call: &Call,
+    accepted: Accepted,
+) -> Result<Option<Value>, Status> {
     match call.query.get("includeObject") {
-        "" | "Metadata" => {
-            let metadata = object.0.get("metadata").cloned().unwrap_or_default();
-            Ok(Some(
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
-            ))
-        }
+        "" | "Metadata" => Ok(Some(partial(object.0.get("metadata").cloned().unwrap_or_default(), accepted))),
         "None" => Ok(None),
         "Object" => {
             let mut object = object.clone();
@@ -59,7 +66,7 @@ fn object_of(object: &Object, endpoint: &Endpoint, call: &Call) -> Result<Option
             Ok(Some(object.into_value()))
         }
         other => Err(Status::bad_request(format!(
-            "unrecognized includeObject value: {}",
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
             api::field::quote(other)
         ))),
     }
@@ -69,6 +76,7 @@ pub(crate) fn rows(
     endpoint: &Endpoint,
     objects: &[Object],
     call: &Call,
+    accepted: Accepted,
     now: Timestamp,
 ) -> Result<Vec<Row>, Status> {
     let rows = objects.iter().map(|object| {
@@ -77,7 +85,7 @@ pub(crate) fn rows(
             None => vec![object.name().into(), object.meta_str("creationTimestamp").into()],
         };
         let conditions = endpoint.resource.table.as_ref().map(|t| t.conditions(object)).unwrap_or_default();
-        Ok(Row { cells, conditions, object: object_of(object, endpoint, call)? })
+        Ok(Row { cells, conditions, object: object_of(object, endpoint, call, accepted)? })
     });
     rows.collect()
 }
@@ -96,23 +104,35 @@ fn columns(endpoint: &Endpoint) -> Value {
     all.collect()
 }
 
-fn table(endpoint: &Endpoint, rows: Vec<Row>, metadata: Value, call: &Call) -> Value {
+fn table(endpoint: &Endpoint, rows: Vec<Row>, metadata: Value, call: &Call, accepted: Accepted) -> Value {
     let columns = if call.query.flag("noHeaders") { Value::Null } else { columns(endpoint) };
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": format!("meta.k8s.io/{}", accepted.meta),
         "metadata": metadata,
         "columnDefinitions": columns,
         "rows": rows,
     })
 }
 
-pub(crate) fn list(endpoint: &Endpoint, rows: Vec<Row>, listed: &Listed, call: &Call) -> Value {
-    table(endpoint, rows, json!(list_meta(listed)), call)
+pub(crate) fn list(
+    endpoint: &Endpoint,
+    rows: Vec<Row>,
+    listed: &Listed,
+    call: &Call,
+    accepted: Accepted,
+) -> Value {
+    table(endpoint, rows, json!(list_meta(listed)), call, accepted)
 }
 
-pub(crate) fn single(endpoint: &Endpoint, rows: Vec<Row>, revision: Revision, call: &Call) -> Value {
-    table(endpoint, rows, json!({"resourceVersion": revision.to_string()}), call)
+pub(crate) fn single(
+    endpoint: &Endpoint,
+    rows: Vec<Row>,
+    revision: Revision,
+    call: &Call,
+    accepted: Accepted,
+) -> Value {
+    table(endpoint, rows, json!({"resourceVersion": revision.to_string()}), call, accepted)
 }
 
 /// A watch's table: the columns stand in the first event alone.
@@ -120,10 +140,10 @@ pub(crate) fn event(
     endpoint: &Endpoint,
     rows: Vec<Row>,
     revision: Revision,
-    call: &Call,
+    (call, accepted): (&Call, Accepted),
     first: bool,
 ) -> Value {
-    let mut value = single(endpoint, rows, revision, call);
+    let mut value = single(endpoint, rows, revision, call, accepted);
     if !first {
         value["columnDefinitions"] = Value::Null;
     }

@@ -7,10 +7,10 @@ use registry::{Item, WatchEvent, Watcher};
 use serde_json::json;
 use store::Revision;
 
+use crate::answer::{object_bytes, partial_bytes};
 use crate::body::{Body, Error};
 use crate::info::Info;
-use crate::negotiate::{self, Form};
-use crate::resource::{object_bytes, partial_bytes};
+use crate::negotiate::{self, Accepted, Form};
 use crate::server::{Call, Endpoint, Server};
 use crate::table;
 
@@ -21,7 +21,7 @@ const CHUNK: usize = 64 * 1024;
 struct Telling {
     watcher: Watcher,
     endpoint: Endpoint,
-    form: Form,
+    accepted: Accepted,
     call: Call,
     engine: std::sync::Arc<registry::Engine>,
     first: bool,
@@ -42,7 +42,7 @@ impl Server {
         let telling = Telling {
             watcher,
             endpoint: Endpoint { resource: endpoint.resource.clone(), version: endpoint.version },
-            form: accepted.form,
+            accepted,
             call: Call {
                 parts: call.parts.clone(),
                 user: call.user.clone(),
@@ -97,9 +97,9 @@ impl Telling {
     }
 
     fn write_item(&mut self, out: &mut BytesMut, kind: &str, item: &Item) {
-        let object = match self.form {
+        let object = match self.accepted.form {
             Form::Object => object_bytes(&self.endpoint, item),
-            Form::Metadata => Ok(partial_bytes(item)),
+            Form::Metadata { .. } => Ok(partial_bytes(item, self.accepted)),
             Form::Table => self.table_bytes(item),
         };
         match object {
@@ -113,21 +113,24 @@ impl Telling {
 
     fn table_bytes(&mut self, item: &Item) -> Result<Bytes, Status> {
         let object = item.object()?;
-        let rows = table::rows(&self.endpoint, std::slice::from_ref(&object), &self.call, self.engine.now())?;
-        let table = table::event(&self.endpoint, rows, item.revision, &self.call, self.first);
+        let objects = std::slice::from_ref(&object);
+        let rows = table::rows(&self.endpoint, objects, &self.call, self.accepted, self.engine.now())?;
+        let asked = (&self.call, self.accepted);
+        let table = table::event(&self.endpoint, rows, item.revision, asked, self.first);
         self.first = false;
         serde_json::to_vec(&table).map(Into::into).map_err(Status::internal)
     }
 
     fn bookmark(&self, revision: Revision, initial_end: bool) -> serde_json::Value {
         let resource = &self.endpoint.resource;
-        let (api_version, kind) = match self.form {
+        let meta = format!("meta.k8s.io/{}", self.accepted.meta);
+        let (api_version, kind) = match self.accepted.form {
             Form::Object => (resource.api_version(self.endpoint.version), resource.kind.as_str()),
-            Form::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadata"),
-            Form::Table => ("meta.k8s.io/v1".to_owned(), "Table"),
+            Form::Metadata { .. } => (meta, "PartialObjectMetadata"),
+            Form::Table => (meta, "Table"),
         };
         let mut metadata = json!({"resourceVersion": revision.to_string()});
-        if self.form == Form::Object {
+        if self.accepted.form == Form::Object {
             metadata["creationTimestamp"] = serde_json::Value::Null;
         }
         if initial_end {

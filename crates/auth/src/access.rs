@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::impersonate::Impersonation;
+use crate::impersonate::{Impersonation, Incomplete};
 use crate::{Attributes, Authenticator, Authorizer, Chain, Connection, Rbac};
 use api::{Status, User};
 use http::request::Parts;
@@ -18,6 +18,16 @@ pub enum Identity {
     Trusted(Arc<User>),
 }
 
+/// Why it is not known who asks.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error(transparent)]
+    Status(#[from] Status),
+    /// Told in plain text, as upstream does.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
+}
+
 /// Authentication and authorisation of one server.
 pub struct Access {
     pub authenticator: Authenticator,
@@ -30,21 +40,22 @@ impl Access {
     /// The user behind a request; impersonation is applied.
     ///
     /// # Errors
-    /// 401 for credentials that are none, 403 for an impersonation that is not allowed.
-    pub fn authenticate(&self, request: &Parts) -> Result<User, Status> {
+    /// 401 for credentials that are none, 403 for an impersonation that is not allowed, an
+    /// impersonation of nobody.
+    pub fn authenticate(&self, request: &Parts) -> Result<User, Refused> {
         let user = match request.extensions.get::<Identity>() {
             Some(Identity::Trusted(user)) => User::clone(user),
             Some(Identity::Connection(connection)) => {
-                self.authenticator.authenticate(connection, &request.headers, SystemTime::now())?
+                let now = SystemTime::now();
+                self.authenticator.authenticate(connection, &request.headers, now).map_err(Status::from)?
             }
-            None => self.authenticator.authenticate(
-                &Connection::default(),
-                &request.headers,
-                SystemTime::now(),
-            )?,
+            None => self
+                .authenticator
+                .authenticate(&Connection::default(), &request.headers, SystemTime::now())
+                .map_err(Status::from)?,
         };
-        match Impersonation::parse(&request.headers).map_err(|e| Status::internal(e.to_string()))? {
-            Some(impersonation) => impersonation.apply(&user, &self.chain),
+        match Impersonation::parse(&request.headers)? {
+            Some(impersonation) => Ok(impersonation.apply(&user, &self.chain)?),
             None => Ok(user),
         }
     }

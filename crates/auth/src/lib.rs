@@ -24,7 +24,7 @@ pub mod rbac;
 pub mod token;
 pub use api::user;
 
-pub use access::{Access, Identity};
+pub use access::{Access, Identity, Refused};
 pub use authenticate::{Authenticator, Connection};
 pub use authorize::{AlwaysAllow, Attributes, Authorizer, Chain, Decision, Verdict};
 pub use node::NodeAuthorizer;

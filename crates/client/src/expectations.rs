@@ -44,18 +44,12 @@ impl Expectations {
         }
     }
 
-    /// Notes that `count` objects will be created. Replaces what was expected before.
-    pub fn expect_creations(&self, key: &ObjectKey, count: usize) {
-        self.set(key, i64::try_from(count).unwrap_or(i64::MAX), HashSet::new());
-    }
-
-    /// Notes that the objects of these uids will be deleted. Replaces what was expected before.
-    pub fn expect_deletions(&self, key: &ObjectKey, uids: impl IntoIterator<Item = String>) {
-        self.set(key, 0, uids.into_iter().collect());
-    }
-
-    fn set(&self, key: &ObjectKey, creations: i64, deletions: HashSet<String>) {
-        let expected = Expected { creations, deletions, since: Instant::now() };
+    /// Notes that `creations` objects will be created and the objects of these uids deleted. Replaces
+    /// what was expected before.
+    pub fn expect(&self, key: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = String>) {
+        let creations = i64::try_from(creations).unwrap_or(i64::MAX);
+        let expected =
+            Expected { creations, deletions: deletions.into_iter().collect(), since: Instant::now() };
         self.expected.lock().insert(key.clone(), expected);
     }
 
@@ -94,24 +88,24 @@ mod tests {
         let expectations = Expectations::default();
         assert!(expectations.satisfied(&key));
 
-        expectations.expect_creations(&key, 3);
+        expectations.expect(&key, 3, []);
         expectations.creation_observed(&key);
         assert!(!expectations.satisfied(&key));
         expectations.creations_observed(&key, 2);
         assert!(expectations.satisfied(&key));
 
-        expectations.expect_deletions(&key, ["u1".to_string(), "u2".to_string()]);
+        expectations.expect(&key, 0, ["u1".to_string(), "u2".to_string()]);
         expectations.deletion_observed(&key, "u1");
         expectations.deletion_observed(&key, "u1");
         assert!(!expectations.satisfied(&key));
         expectations.deletion_observed(&key, "u2");
         assert!(expectations.satisfied(&key));
 
-        expectations.expect_creations(&key, 1);
+        expectations.expect(&key, 1, []);
         let later = Instant::now() + TIMEOUT + Duration::from_secs(1);
         assert!(expectations.expected.lock()[&key].satisfied(later));
 
-        expectations.expect_creations(&key, 1);
+        expectations.expect(&key, 1, []);
         expectations.forget(&key);
         assert!(expectations.satisfied(&key));
     }

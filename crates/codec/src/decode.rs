@@ -10,8 +10,23 @@ use serde_json::{Map, Number, Value};
 #[derive(Debug)]
 pub struct Decoded {
     pub value: Value,
-    /// Paths of keys that stood twice (`metadata.labels.a`), in the order found; the last one won.
+    /// Keys that stood twice, as warnings tell them, in the order found; the last one won.
     pub duplicates: Vec<String>,
+    yaml: bool,
+}
+
+impl Decoded {
+    pub fn new(value: Value) -> Decoded {
+        Decoded { value, duplicates: Vec::new(), yaml: false }
+    }
+
+    /// The keys that stood twice, as a strict decoder's error tells them.
+    pub fn strict_duplicates(&self) -> Vec<String> {
+        if !self.yaml || self.duplicates.is_empty() {
+            return self.duplicates.clone();
+        }
+        vec![format!("yaml: unmarshal errors:\n  {}", self.duplicates.join("\n  "))]
+    }
 }
 
 /// Why bytes are no JSON or YAML, in the words of Go's decoder where they are plain to tell.
@@ -24,19 +39,37 @@ pub struct Error(pub String);
 pub fn decode_json(body: &[u8]) -> Result<Decoded, Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let duplicates = RefCell::new(Vec::new());
-    let value = Seed { at: At::Root, duplicates: &duplicates }
+    let value = Seed { at: At::Root, duplicates: &duplicates, yaml: false }
         .deserialize(&mut reader)
         .map_err(|e| json_error(&e, body))?;
     reader.end().map_err(|_| Error(trailing(body)))?;
-    Ok(Decoded { value, duplicates: duplicates.into_inner() })
+    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: false })
 }
 
 /// # Errors
 /// What is not one YAML document of the JSON kind.
 pub fn decode_yaml(body: &[u8]) -> Result<Decoded, Error> {
     let text = std::str::from_utf8(body).map_err(|e| Error(format!("yaml: {e}")))?;
-    let value = serde_saphyr::from_str::<Value>(text).map_err(|e| Error(format!("yaml: {e}")))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        with_snippet: false,
+    };
+    let duplicates = RefCell::new(Vec::new());
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
+        Seed { at: At::Root, duplicates: &duplicates, yaml: true }.deserialize(reader)
+    });
+    let value = read.map_err(|e| yaml_error(&e))?;
+    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: true })
+}
+
+/// `yaml: line 3: did not find …`; what stands on the first line is told without it.
+fn yaml_error(error: &serde_saphyr::Error) -> Error {
+    let text = error.to_string();
+    let line = error.location().map_or(0, |l| l.line());
+    let column = error.location().map_or(0, |l| l.column());
+    let place = format!("line {line} column {column}: ");
+    let why = text.split_once(&place).map_or(text.as_str(), |(_, why)| why);
+    Error(if line > 1 { format!("yaml: line {line}: {why}") } else { format!("yaml: {why}") })
 }
 
 fn json_error(error: &serde_json::Error, body: &[u8]) -> Error {
@@ -91,6 +124,22 @@ impl fmt::Display for At<'_> {
 struct Seed<'a> {
     at: At<'a>,
     duplicates: &'a RefCell<Vec<String>>,
+    yaml: bool,
+}
+
+impl<'a> Seed<'a> {
+    fn below(&self, at: At<'a>) -> Seed<'a> {
+        Seed { at, duplicates: self.duplicates, yaml: self.yaml }
+    }
+
+    /// A map's next key, and in YAML the line it stands on.
+    fn key<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Option<(String, u64)>, A::Error> {
+        if !self.yaml {
+            return Ok(map.next_key::<String>()?.map(|key| (key, 0)));
+        }
+        let key = map.next_key::<serde_saphyr::Spanned<String>>()?;
+        Ok(key.map(|key| (key.value, key.referenced.line())))
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -130,9 +179,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) =
-            seq.next_element_seed(Seed { at: At::Index(&self.at, items.len()), duplicates: self.duplicates })?
-        {
+        while let Some(item) = seq.next_element_seed(self.below(At::Index(&self.at, items.len())))? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -140,11 +187,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some((key, line)) = self.key(&mut map)? {
             let at = At::Key(&self.at, &key);
-            let value = map.next_value_seed(Seed { at, duplicates: self.duplicates })?;
+            let value = map.next_value_seed(self.below(at))?;
             if object.contains_key(&key) {
-                self.duplicates.borrow_mut().push(at.to_string());
+                self.duplicates.borrow_mut().push(if self.yaml {
+                    format!("line {line}: key \"{key}\" already set in map")
+                } else {
+                    format!("duplicate field \"{at}\"")
+                });
             }
             object.insert(key, value);
         }
@@ -159,8 +210,34 @@ mod tests {
     #[test]
     fn duplicates_are_named() {
         let d = decode_json(br#"{"a":{"b":1,"b":2},"l":[{"x":1,"x":1}],"a":{"b":3}}"#).unwrap();
-        assert_eq!(d.duplicates, ["a.b", "l[0].x", "a"]);
+        assert_eq!(
+            d.duplicates,
+            [r#"duplicate field "a.b""#, r#"duplicate field "l[0].x""#, r#"duplicate field "a""#]
+        );
         assert_eq!(d.value["a"]["b"], 3);
+    }
+
+    #[test]
+    fn duplicates_in_yaml_are_named_by_their_lines() {
+        let d = decode_yaml(b"a: 1\nb:\n  x: y\n  x: z\na: 2\n").unwrap();
+        assert_eq!(d.value, serde_json::json!({"a": 2, "b": {"x": "z"}}));
+        assert_eq!(
+            d.duplicates,
+            ["line 4: key \"x\" already set in map", "line 5: key \"a\" already set in map"]
+        );
+        let strict = "yaml: unmarshal errors:\n  line 4: key \"x\" already set in map\n  line 5: key \"a\" already set in map";
+        assert_eq!(d.strict_duplicates(), [strict]);
+    }
+
+    #[test]
+    fn yaml_is_read_as_upstream_reads_it() {
+        let d = decode_yaml(b"x: y\nn: 0x10\ns: '1'\ne:\nf: 1.5\n1: one\n").unwrap();
+        assert_eq!(
+            d.value,
+            serde_json::json!({"x": true, "n": 16, "s": "1", "e": null, "f": 1.5, "1": "one"})
+        );
+        let why = decode_yaml(b"a: b: c").unwrap_err();
+        assert_eq!(why.0, "yaml: mapping values are not allowed in this context");
     }
 
     fn fails(body: &str, message: &str) {

@@ -49,7 +49,7 @@ pub fn decode_protobuf(body: &[u8], type_name: &str) -> Result<Decoded, Error> {
             object.insert(name.into(), text.into());
         }
     }
-    Ok(Decoded { value: Value::Object(object), duplicates: Vec::new() })
+    Ok(Decoded::new(Value::Object(object)))
 }
 
 fn utf8(bytes: &[u8]) -> Result<String, Error> {

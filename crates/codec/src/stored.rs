@@ -19,17 +19,31 @@ use serde_json::value::RawValue;
 const METADATA: &[u8] = b"\"metadata\":{";
 
 /// The bytes of an object for the store; its resourceVersion is left out.
-pub fn encode(mut object: Object) -> Bytes {
-    object.remove_meta("resourceVersion");
-    let head = ["apiVersion", "kind", "metadata"];
-    let mut out = Vec::with_capacity(1024);
+pub fn encode(object: &Object) -> Bytes {
+    let mut out = Vec::with_capacity(2048);
     out.push(b'{');
-    let first = head.iter().filter_map(|name| object.0.get_key_value(*name));
-    let rest = object.0.iter().filter(|(name, _)| !head.contains(&name.as_str()));
-    for (i, (name, value)) in first.chain(rest).enumerate() {
+    for name in ["apiVersion", "kind"] {
+        if let Some(value) = object.0.get(name) {
+            write(&mut out, name);
+            out.push(b':');
+            write(&mut out, value);
+            out.push(b',');
+        }
+    }
+    out.extend_from_slice(METADATA);
+    let metadata = object.metadata().into_iter().flatten().filter(|(name, _)| *name != "resourceVersion");
+    for (i, (name, value)) in metadata.enumerate() {
         if i > 0 {
             out.push(b',');
         }
+        write(&mut out, name);
+        out.push(b':');
+        write(&mut out, value);
+    }
+    out.push(b'}');
+    let rest = object.0.iter().filter(|(n, _)| !matches!(n.as_str(), "apiVersion" | "kind" | "metadata"));
+    for (name, value) in rest {
+        out.push(b',');
         write(&mut out, name);
         out.push(b':');
         write(&mut out, value);
@@ -157,7 +171,7 @@ mod tests {
         let object = json!({"spec": {"metadata": {"x": "}"}}, "kind": "Pod", "apiVersion": "v1",
             "metadata": {"name": "a", "resourceVersion": "3"}, "data": 1});
         let Value::Object(map) = object else { unreachable!() };
-        let raw = encode(Object(map));
+        let raw = encode(&Object(map));
         let layout = Layout::of(&raw).unwrap();
         let mut out = BytesMut::new();
         layout.write_object(&mut out, &type_head("v1", "Pod"), &raw, 17);

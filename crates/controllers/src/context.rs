@@ -68,6 +68,8 @@ pub enum Error {
     Api { doing: String, source: Box<kube::Error> },
     #[error("{0}")]
     Waiting(String),
+    #[error(transparent)]
+    Pods(#[from] crate::pod_control::Failure),
 }
 
 impl Error {

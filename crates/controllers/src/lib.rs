@@ -10,55 +10,77 @@
 //!
 //! Start at [`run`], then [`replicas`] for the shape of a controller.
 
+pub mod amount;
 pub mod context;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod history;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
+pub mod node_lifecycle;
 pub mod ownership;
+pub mod pod_control;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicas;
 pub mod role_aggregation;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
+pub mod taint_eviction;
+pub mod ttl_after_finished;
+pub mod wake;
 
 pub use context::{Config, Context};
 
 use client::Informers;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Every controller, by the name upstream's `--controllers` knows it by.
-pub const NAMES: &[&str] = &[
-    "clusterrole-aggregation-controller",
-    "deployment-controller",
-    "endpoints-controller",
-    "endpointslice-controller",
-    "garbage-collector-controller",
-    "namespace-controller",
-    "node-ipam-controller",
-    "pod-garbage-collector-controller",
-    "replicaset-controller",
-    "replicationcontroller-controller",
-    "root-ca-certificate-publisher-controller",
-    "serviceaccount-controller",
+/// Every controller: the name upstream's `--controllers` knows it by, the service account in
+/// kube-system that it acts as, and what runs it.
+const ALL: &[(&str, &str, Run)] = &[
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |c| {
+        role_aggregation::run(c).boxed()
+    }),
+    ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
+    ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
+    ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
+    ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
+    ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),
+    ("garbage-collector-controller", "generic-garbage-collector", |c| garbage::run(c).boxed()),
+    ("job-controller", "job-controller", |c| job::run(c).boxed()),
+    ("namespace-controller", "namespace-controller", |c| namespace::run(c).boxed()),
+    ("node-ipam-controller", "node-controller", |c| node_ipam::run(c).boxed()),
+    ("node-lifecycle-controller", "node-controller", |c| node_lifecycle::run(c).boxed()),
+    ("pod-garbage-collector-controller", "pod-garbage-collector", |c| pod_gc::run(c).boxed()),
+    ("replicaset-controller", "replicaset-controller", |c| replicas::run::<ReplicaSet>(c).boxed()),
+    ("replicationcontroller-controller", "replication-controller", |c| {
+        replicas::run::<ReplicationController>(c).boxed()
+    }),
+    ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
+    ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
+    ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
+    ("taint-eviction-controller", "node-controller", |c| taint_eviction::run(c).boxed()),
+    ("ttl-after-finished-controller", "ttl-after-finished-controller", |c| {
+        ttl_after_finished::run(c).boxed()
+    }),
 ];
 
-/// The service account in kube-system that a controller acts as.
-fn account(name: &'static str) -> &'static str {
-    match name {
-        "endpoints-controller" => "endpoint-controller",
-        "garbage-collector-controller" => "generic-garbage-collector",
-        "node-ipam-controller" => "node-controller",
-        "pod-garbage-collector-controller" => "pod-garbage-collector",
-        "replicationcontroller-controller" => "replication-controller",
-        "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
-        "serviceaccount-controller" => "service-account-controller",
-        other => other,
-    }
+type Run = fn(Context) -> BoxFuture<'static, ()>;
+
+/// The names of all controllers.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(name, _, _)| *name)
 }
 
 /// Runs the chosen controllers until `cancel`, and returns when all have ended.
@@ -73,8 +95,7 @@ pub async fn run(
 ) {
     let config = std::sync::Arc::new(config);
     let tasks = TaskTracker::new();
-    for name in NAMES.iter().copied().filter(|name| config.enabled(name)) {
-        let account = account(name);
+    for (_, account, run) in ALL.iter().copied().filter(|(name, _, _)| config.enabled(name)) {
         let (recorder, events) = client::Recorder::new(
             client_for(account),
             client::events::Source { component: account.into(), host: String::new(), series: false },
@@ -88,24 +109,7 @@ pub async fn run(
             recorder,
             cancel: cancel.clone(),
         };
-        match name {
-            "clusterrole-aggregation-controller" => tasks.spawn(role_aggregation::run(context)),
-            "deployment-controller" => tasks.spawn(deployment::run(context)),
-            "endpoints-controller" => tasks.spawn(endpoints::legacy::run(context)),
-            "endpointslice-controller" => tasks.spawn(endpoints::slices::run(context)),
-            "garbage-collector-controller" => tasks.spawn(garbage::run(context)),
-            "namespace-controller" => tasks.spawn(namespace::run(context)),
-            "node-ipam-controller" => tasks.spawn(node_ipam::run(context)),
-            "pod-garbage-collector-controller" => tasks.spawn(pod_gc::run(context)),
-            "replicaset-controller" => {
-                tasks.spawn(replicas::run::<k8s_openapi::api::apps::v1::ReplicaSet>(context))
-            }
-            "replicationcontroller-controller" => {
-                tasks.spawn(replicas::run::<k8s_openapi::api::core::v1::ReplicationController>(context))
-            }
-            "root-ca-certificate-publisher-controller" => tasks.spawn(root_ca::run(context)),
-            _ => tasks.spawn(service_account::run(context)),
-        };
+        tasks.spawn(run(context));
     }
     tasks.close();
     tasks.wait().await;

@@ -12,10 +12,30 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::context::Error;
+
+/// A namespaced kind that finds what it owns by labels.
+pub trait Owner:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + PartialEq
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// A finalizer that what is owned carries until the owner has taken note of its end.
+    const FINALIZER: Option<&'static str> = None;
+
+    /// What it selects; the empty selector selects nothing.
+    fn selector(&self) -> Labels;
+}
 
 /// The owner reference that makes `owner` the controller of an object.
 pub fn controller_ref<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
@@ -65,7 +85,7 @@ pub fn plan_claim<K: Resource>(
     owned: Vec<Arc<K>>,
     orphans: Vec<Arc<K>>,
 ) -> Claim<K> {
-    let selected = |object: &Arc<K>| matches(selector, object.meta().labels.as_ref());
+    let selected = |object: &Arc<K>| !selector.is_empty() && matches(selector, object.meta().labels.as_ref());
     let (keep, mut release): (Vec<_>, Vec<_>) = owned.into_iter().partition(selected);
     if owner_deleting {
         release.clear();
@@ -77,14 +97,9 @@ pub fn plan_claim<K: Resource>(
 }
 
 /// The objects of `informer` that are `owner`'s, after adopting and releasing.
-pub async fn claim<O, K>(
-    client: &Client,
-    owner: &O,
-    selector: &Labels,
-    informer: &Informer<K>,
-) -> Result<Vec<Arc<K>>, Error>
+pub async fn claim<O, K>(client: &Client, owner: &O, informer: &Informer<K>) -> Result<Vec<Arc<K>>, Error>
 where
-    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    O: Owner,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
@@ -98,7 +113,7 @@ where
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     let Claim { mut keep, adopt, release } = plan_claim(
         meta.deletion_timestamp.is_some(),
-        selector,
+        &owner.selector(),
         informer.controlled_by(uid),
         informer.by(orphans(), namespace),
     );
@@ -115,16 +130,19 @@ where
         }
     }
     let objects: Api<K> = Api::namespaced(client.clone(), namespace);
-    let reference = controller_ref(owner);
     let adopted = adopt.iter().map(|object| {
         let mut owners = object.meta().owner_references.clone().unwrap_or_default();
-        owners.push(reference.clone());
-        set_owners(&objects, object, owners)
+        owners.push(controller_ref(owner));
+        let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();
+        finalizers.extend(O::FINALIZER.filter(|f| !finalizers.iter().any(|has| has == f)).map(str::to_owned));
+        set_owners(&objects, object, owners, finalizers)
     });
     let released = release.iter().map(|object| {
         let mut owners = object.meta().owner_references.clone().unwrap_or_default();
         owners.retain(|owner| owner.uid != uid);
-        set_owners(&objects, object, owners)
+        let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();
+        finalizers.retain(|has| Some(has.as_str()) != O::FINALIZER);
+        set_owners(&objects, object, owners, finalizers)
     });
     let adopted = try_join_all(adopted).await?;
     try_join_all(released).await?;
@@ -132,15 +150,21 @@ where
     Ok(keep)
 }
 
-/// Writes the owners of an object as we last saw it; `None` when it is gone.
-async fn set_owners<K>(api: &Api<K>, object: &K, owners: Vec<OwnerReference>) -> Result<Option<Arc<K>>, Error>
+/// Writes the owners and finalizers of an object as we last saw it; `None` when it is gone.
+async fn set_owners<K>(
+    api: &Api<K>,
+    object: &K,
+    owners: Vec<OwnerReference>,
+    finalizers: Vec<String>,
+) -> Result<Option<Arc<K>>, Error>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let meta = object.meta();
     let name = meta.name.as_deref().unwrap_or_default();
     let patch = json!({"metadata": {
-        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
+        "uid": meta.uid, "resourceVersion": meta.resource_version,
+        "ownerReferences": owners, "finalizers": finalizers,
     }});
     let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
     let found = write::found(patched).map_err(Error::api(format!("setting the owners of {name}")))?;

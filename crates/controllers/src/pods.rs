@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::Index;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
@@ -60,4 +61,9 @@ pub fn node(pod: &Pod) -> Option<&str> {
 
 pub fn is_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+}
+
+/// Pods by the node they are placed on.
+pub fn by_node() -> Index<Pod> {
+    Index { name: "node", values: |pod| node(pod).map(str::to_owned).into_iter().collect() }
 }

@@ -54,6 +54,11 @@ pub fn free_ranges(links: &mut Links, reserved: &[IpNet]) -> Result<Option<Range
     })
 }
 
+/// The address of node number `index` (from 1: the host itself has the first).
+pub fn node_ip(ranges: &Ranges, index: u8) -> IpAddr {
+    nth(ranges.nodes, u32::from(index) + 1)
+}
+
 /// What a node's process needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -129,10 +134,10 @@ impl HostNetwork {
         batch
     }
 
-    /// Makes node number `index` (from 0), or finds it.
+    /// Makes node number `index` (from 1), or finds it.
     pub fn create_node(&mut self, node: &str, index: u8) -> Result<Node, Error> {
         let path = self.dir.join(node);
-        let ip = nth(self.ranges.nodes, u32::from(index) + 2);
+        let ip = node_ip(&self.ranges, index);
         let made = Node { namespace: path.clone(), ip, host_ip: self.host_ip() };
         let namespace = if path.exists() { Namespace::open(&path)? } else { Namespace::create(&path)? };
         let here = self.uplink(node);

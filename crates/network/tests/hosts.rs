@@ -48,7 +48,7 @@ fn nodes_are_namespaces_that_reach_each_others_pods() {
         .unwrap();
     assert_ne!((ranges.nodes, ranges.pods), (others.nodes, others.pods));
     let mut nodes = Vec::new();
-    for n in 0..3u8 {
+    for n in 1..4u8 {
         let node = first.create_node(&format!("n{n}"), n).unwrap();
         assert_eq!(first.create_node(&format!("n{n}"), n).unwrap(), node);
         let pod_cidr = format!("10.244.{n}.0/24").parse().unwrap();
@@ -70,11 +70,9 @@ fn nodes_are_namespaces_that_reach_each_others_pods() {
         let ip = network.attach(&attach).unwrap().ips[0];
         nodes.push((node, ns, network, pod, path, ip));
     }
-    let peers: Vec<Peer> = (0..3u8)
-        .map(|n| Peer {
-            pod_cidr: format!("10.244.{n}.0/24").parse().unwrap(),
-            node_ip: nodes[usize::from(n)].0.ip,
-        })
+    let peers: Vec<Peer> = (1..)
+        .zip(&nodes)
+        .map(|(n, node)| Peer { pod_cidr: format!("10.244.{n}.0/24").parse().unwrap(), node_ip: node.0.ip })
         .collect();
     for (_, _, network, ..) in &nodes {
         network.set_peers(&peers).unwrap();

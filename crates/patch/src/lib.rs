@@ -15,6 +15,7 @@ mod diff;
 mod error;
 pub mod go;
 mod json;
+pub mod managed;
 mod restore;
 mod strategic;
 

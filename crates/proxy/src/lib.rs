@@ -23,6 +23,7 @@
 //! What does not belong here: the language of nf_tables (`network::nft`) and pod links.
 
 pub mod chain;
+pub mod health;
 mod proxy;
 mod run;
 pub mod service;

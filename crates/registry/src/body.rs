@@ -30,15 +30,21 @@ impl Resource {
         validation: FieldValidation,
     ) -> Result<(Object, Warnings), Status> {
         let v = &self.versions[version];
+        let strict_duplicates = body.strict_duplicates();
+        let duplicates = body.duplicates;
         let mut object = self.typed(version, body.value)?;
         let found = v.types.conform(v.ty, &mut object.0).map_err(|e| self.cannot_be(v, &e.to_string()))?;
-        let faults = faults(&body.duplicates, &found.unknown);
+        let unknown = found.unknown.iter().map(unknown_field);
         let warnings = match validation {
-            FieldValidation::Strict if !faults.is_empty() => {
-                return Err(self.cannot_be(v, &format!("strict decoding error: {}", faults.join(", "))));
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn => duplicates.into_iter().chain(unknown).collect(),
+            FieldValidation::Strict => {
+                let faults: Vec<String> = strict_duplicates.into_iter().chain(unknown).collect();
+                if !faults.is_empty() {
+                    return Err(self.cannot_be(v, &format!("strict decoding error: {}", faults.join(", "))));
+                }
+                Vec::new()
             }
-            FieldValidation::Warn => faults,
-            _ => Vec::new(),
         };
         self.finish(version, &mut object);
         Ok((object, warnings))
@@ -54,7 +60,7 @@ impl Resource {
         let mut object = Object(map);
         let found = v.types.conform(v.ty, &mut object.0).map_err(|e| e.to_string())?;
         self.finish(version, &mut object);
-        Ok((object, faults(&[], &found.unknown)))
+        Ok((object, found.unknown.iter().map(unknown_field).collect()))
     }
 
     /// Schema defaults, the strategy's, and the stored version's form.
@@ -115,7 +121,6 @@ impl Resource {
     }
 }
 
-fn faults(duplicates: &[String], unknown: &[String]) -> Vec<String> {
-    let duplicates = duplicates.iter().map(|p| format!("duplicate field \"{p}\""));
-    duplicates.chain(unknown.iter().map(|p| format!("unknown field \"{p}\""))).collect()
+fn unknown_field(path: &String) -> String {
+    format!("unknown field \"{path}\"")
 }

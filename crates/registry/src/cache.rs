@@ -137,6 +137,27 @@ struct State {
     first: u64,
     /// Nothing at or before this revision can be told from `history`.
     floor: Revision,
+    /// The last change taken in.
+    last: Revision,
+}
+
+/// What a store's event does to a cache.
+pub(crate) enum Event {
+    Put(Item),
+    Delete { key: Box<str>, revision: Revision },
+}
+
+impl State {
+    fn record(&mut self, change: Change) {
+        self.last = change.revision;
+        self.history.push_back(Arc::new(change));
+        if self.history.len() > HISTORY
+            && let Some(gone) = self.history.pop_front()
+        {
+            self.floor = gone.revision;
+            self.first += 1;
+        }
+    }
 }
 
 /// One resource's cache.
@@ -154,7 +175,7 @@ pub struct TooOld {
 
 impl Cache {
     pub(crate) fn new(floor: Revision) -> Cache {
-        let state = State { items: BTreeMap::new(), history: VecDeque::new(), first: 0, floor };
+        let state = State { items: BTreeMap::new(), history: VecDeque::new(), first: 0, floor, last: floor };
         Cache { state: RwLock::new(state), next: watch::Sender::new(0) }
     }
 
@@ -162,28 +183,23 @@ impl Cache {
         self.state.write().items.insert(item.key.clone(), Arc::new(item));
     }
 
-    pub(crate) fn put(&self, item: Item) {
+    /// Takes in events, all of them at once for whoever reads.
+    pub(crate) fn take_in(&self, events: impl IntoIterator<Item = Event>) {
         let mut state = self.state.write();
-        let item = Arc::new(item);
-        let before = state.items.insert(item.key.clone(), item.clone());
-        let revision = item.revision;
-        self.record(state, Change { revision, item, deleted: false, before });
-    }
-
-    pub(crate) fn delete(&self, key: &str, revision: Revision) {
-        let mut state = self.state.write();
-        let Some(before) = state.items.remove(key) else { return };
-        let item = Arc::new(before.at(revision));
-        self.record(state, Change { revision, item, deleted: true, before: Some(before) });
-    }
-
-    fn record(&self, mut state: parking_lot::RwLockWriteGuard<'_, State>, change: Change) {
-        state.history.push_back(Arc::new(change));
-        if state.history.len() > HISTORY
-            && let Some(gone) = state.history.pop_front()
-        {
-            state.floor = gone.revision;
-            state.first += 1;
+        for event in events {
+            match event {
+                Event::Put(item) => {
+                    let item = Arc::new(item);
+                    let before = state.items.insert(item.key.clone(), item.clone());
+                    let revision = item.revision;
+                    state.record(Change { revision, item, deleted: false, before });
+                }
+                Event::Delete { key, revision } => {
+                    let Some(before) = state.items.remove(&key) else { continue };
+                    let item = Arc::new(before.at(revision));
+                    state.record(Change { revision, item, deleted: true, before: Some(before) });
+                }
+            }
         }
         let next = state.first + state.history.len() as u64;
         drop(state);
@@ -195,8 +211,13 @@ impl Cache {
     }
 
     /// The items whose key begins with `prefix` and is greater than `after`, in key order, until
-    /// `keep` says stop. Answers whether it was stopped.
-    pub fn scan(&self, prefix: &str, after: Option<&str>, mut keep: impl FnMut(&Arc<Item>) -> bool) -> bool {
+    /// `keep` says stop. Answers the last change that the items show.
+    pub fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        mut keep: impl FnMut(&Arc<Item>) -> bool,
+    ) -> Revision {
         let state = self.state.read();
         let from = match after {
             Some(after) => Bound::Excluded(after),
@@ -207,10 +228,10 @@ impl Cache {
                 break;
             }
             if !keep(item) {
-                return true;
+                break;
             }
         }
-        false
+        state.last
     }
 
     pub fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use crate::meta;
 use crate::names;
 use crate::resource::Resource;
 use crate::strategy::Claims;
+use crate::update::Part;
 
 /// Tries where `generateName` hits a name that is taken, or another write took what was claimed.
 const TRIES: usize = 8;
@@ -18,6 +19,18 @@ impl Engine {
     /// # Errors
     /// 409 where the name is taken, 422 with every fault, what admission answers.
     pub async fn create(
+        &self,
+        resource: &Resource,
+        cx: &RequestContext,
+        namespace: &str,
+        mut object: Object,
+    ) -> Result<Written, Status> {
+        self.track(resource, cx, Part::Main, &mut object, None);
+        self.create_held(resource, cx, namespace, object).await
+    }
+
+    /// Creates an object whose entries of managed fields are made already.
+    pub(crate) async fn create_held(
         &self,
         resource: &Resource,
         cx: &RequestContext,
@@ -44,7 +57,11 @@ impl Engine {
         namespace: &str,
         mut object: Object,
     ) -> Result<Option<Written>, Status> {
+        // Admission looks at what earlier writes made: a namespace, its service account.
+        self.catch_up().await?;
         self.fill_metadata(resource, namespace, &mut object)?;
+        // Admission and strategies look at what others wrote before this request.
+        self.catch_up().await?;
         let name = object.name().to_owned();
         let request = Verdict {
             engine: self,
@@ -75,7 +92,7 @@ impl Engine {
         let warnings = resource.strategy.warnings(&object, None);
         self.admission.validate(&request, Some(&object)).await?;
         let name = object.name().to_owned();
-        if self.newest(resource, namespace, &name, false).await?.is_some() {
+        if self.entry(resource).cache.get(&resource.key(namespace, &name)).is_some() {
             return Err(self.taken(resource, namespace, &name));
         }
         let claims = resource.strategy.claim(self, &mut object, None).await?;
@@ -115,12 +132,10 @@ impl Engine {
 
     fn fill_metadata(&self, resource: &Resource, namespace: &str, object: &mut Object) -> Result<(), Status> {
         if !object.resource_version().is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Status::plain("resourceVersion should not be set on objects to be created"));
         }
         match_namespace(resource, namespace, object)?;
-        for field in
-            ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"]
-        {
+        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             object.remove_meta(field);
         }
         object.set_meta("uid", uuid::Uuid::new_v4().to_string());
@@ -133,13 +148,15 @@ impl Engine {
     }
 }
 
-/// Where the body names no namespace it is the path's; another one is refused.
+/// Where the body names no namespace it is the path's; another one is refused. What is in no namespace
+/// names none.
 pub(crate) fn match_namespace(
     resource: &Resource,
     namespace: &str,
     object: &mut Object,
 ) -> Result<(), Status> {
     if !resource.namespaced() {
+        object.remove_meta("namespace");
         return Ok(());
     }
     if object.namespace().is_empty() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::status::Details;
-use api::{Object, Status};
+use api::{GroupResource, Object, Status};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -33,21 +33,21 @@ pub struct Preconditions {
 }
 
 impl Preconditions {
-    pub(crate) fn check(&self, resource: &Resource, object: &Object) -> Result<(), Status> {
+    fn check(&self, resource: &Resource, object: &Object) -> Result<(), Status> {
         let detail = match (&self.uid, &self.resource_version) {
-            (Some(uid), _) if uid != object.uid() => {
-                format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    object.uid()
-                )
-            }
+            (Some(uid), _) if uid != object.uid() => format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+                object.uid()
+            ),
             (_, Some(rv)) if rv != object.resource_version() => format!(
-                "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {}",
+                "the ResourceVersion in the precondition ({rv}) does not match the ResourceVersion in record ({}). The object might have been modified",
                 object.resource_version()
             ),
             _ => return Ok(()),
         };
-        Err(Status::conflict(&resource.group_resource(), object.name(), &detail))
+        // Upstream names the kind here where it names the resource everywhere else.
+        let kind = GroupResource::new(resource.group.clone(), resource.kind.clone());
+        Err(Status::conflict(&kind, object.name(), &detail))
     }
 }
 

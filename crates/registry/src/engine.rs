@@ -1,6 +1,7 @@
 //! The engine: the store, the caches, and what every verb needs of them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{Object, Status, User};
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::cache::{Cache, Item};
 use crate::feed::{Entry, Feed};
+use crate::leases::Leases;
 use crate::resource::Resource;
 use crate::strategy::{Claims, Strategy};
 
@@ -19,7 +21,10 @@ pub struct RequestContext {
     pub user: Arc<User>,
     /// Go all the way, but do not write.
     pub dry_run: bool,
+    /// Who holds the fields that the request changes; empty for the server's own acts.
     pub field_manager: String,
+    /// The version in which the request speaks; empty for the stored one.
+    pub api_version: String,
 }
 
 /// The time; a test's is its own.
@@ -46,6 +51,7 @@ pub struct Engine {
     pub(crate) feed: Arc<Feed>,
     pub(crate) admission: Arc<dyn Admission>,
     pub(crate) clock: Clock,
+    leases: Leases,
     resources: Vec<Arc<Resource>>,
 }
 
@@ -61,6 +67,7 @@ impl Engine {
             feed,
             admission: config.admission,
             clock: config.clock,
+            leases: Leases::default(),
             resources: config.resources,
         }))
     }
@@ -120,6 +127,16 @@ impl Engine {
         Ok(revision)
     }
 
+    /// Whether the store takes writes: a transaction that changes nothing goes the way of one.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn probe(&self) -> Result<(), store::Error> {
+        let range = Range { limit: 1, count_only: true, ..Range::of(Keys::One("\0".into())) };
+        let txn = Txn { compare: Vec::new(), success: vec![Op::Range(range)], failure: Vec::new() };
+        self.store.txn(txn).await.map(|_| ())
+    }
+
     /// The newest state of an object: the cache's where it has it, else the store's.
     pub(crate) async fn newest(
         &self,
@@ -152,11 +169,11 @@ impl Engine {
         let lease = match (old, resource.strategy.time_to_live()) {
             (Some(old), _) => old.lease(),
             (None, Some(seconds)) => {
-                self.store.lease_grant(store::LeaseId(0), seconds).await.map_err(unavailable)?.0
+                self.leases.lease(&*self.store, seconds, Instant::now()).await.map_err(unavailable)?
             }
             (None, None) => store::LeaseId(0),
         };
-        let value = codec::stored::encode(object.clone());
+        let value = codec::stored::encode(object);
         let mut txn = Txn {
             compare: vec![unchanged(key.clone(), old)],
             success: vec![Op::Put(Put { key, value, lease, ..Put::default() })],

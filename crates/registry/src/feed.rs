@@ -9,7 +9,7 @@ use store::{EventKind, KeyValue, Keys, Range, Revision, Store, Watch, WatchBatch
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, Item};
+use crate::cache::{Cache, Event, Item};
 use crate::resource::Resource;
 
 pub(crate) const ROOT: &str = "/registry/";
@@ -104,16 +104,28 @@ impl Feed {
     }
 
     fn apply(&self, batch: &WatchBatch) {
+        // What follows each other in one cache is taken in at once.
+        let mut run: Option<(&Arc<Entry>, Vec<Event>)> = None;
         for event in &batch.events {
             let Some((entry, key)) = self.locate(&event.kv.key) else { continue };
-            match event.kind {
-                EventKind::Put => {
-                    if let Some(item) = read(entry, key, &event.kv) {
-                        entry.cache.put(item);
+            let change = match event.kind {
+                EventKind::Put => match read(entry, key, &event.kv) {
+                    Some(item) => Event::Put(item),
+                    None => continue,
+                },
+                EventKind::Delete => Event::Delete { key: key.into(), revision: event.kv.mod_revision },
+            };
+            match &mut run {
+                Some((of, events)) if Arc::ptr_eq(of, entry) => events.push(change),
+                _ => {
+                    if let Some((of, events)) = run.replace((entry, vec![change])) {
+                        of.cache.take_in(events);
                     }
                 }
-                EventKind::Delete => entry.cache.delete(key, event.kv.mod_revision),
             }
+        }
+        if let Some((of, events)) = run {
+            of.cache.take_in(events);
         }
         self.applied.send_if_modified(|applied| {
             let newer = batch.revision > *applied;

@@ -20,6 +20,8 @@ mod create;
 mod delete;
 mod engine;
 mod feed;
+mod fields;
+mod leases;
 mod list;
 pub mod meta;
 mod names;

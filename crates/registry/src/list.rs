@@ -101,22 +101,20 @@ impl Engine {
 
     fn list_cached(&self, resource: &Resource, options: &ListOptions, start: Option<String>) -> Listed {
         let entry = self.entry(resource);
-        // Taken before the scan: what the scan shows is at least as new, and a watch from here
-        // tells anything newer (again).
-        let revision = self.revision();
+        // All changes up to here are in the cache before the scan; the scan says what it shows besides.
+        let reached = self.revision();
         let prefix = prefix(resource, &options.namespace);
         let mut page = Page::new(options);
-        entry.cache.scan(&prefix, start.as_deref(), |item| page.add(resource, item));
-        let mut remaining = None;
-        if page.more && options.labels.is_empty() && options.fields.is_empty() {
-            let mut count = 0;
-            entry.cache.scan(&prefix, page.items.last().map(|i| &*i.key), |_| {
-                count += 1;
-                true
-            });
-            remaining = Some(count);
-        }
-        page.finish(revision, remaining)
+        let mut after = 0;
+        let plain = options.labels.is_empty() && options.fields.is_empty();
+        let shown = entry.cache.scan(&prefix, start.as_deref(), |item| {
+            if page.more || !page.add(resource, item) {
+                after += 1;
+            }
+            !page.more || plain
+        });
+        let remaining = (page.more && plain).then_some(after);
+        page.finish(reached.max(shown), remaining)
     }
 
     /// A page of an older revision, from the store's history.

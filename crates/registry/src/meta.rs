@@ -1,6 +1,6 @@
 //! The metadata that every object has: what a create sets, what an update may change, what is valid.
 
-use api::field::{Errors, Path};
+use api::field::{Bare, Errors, Path};
 use api::{Object, names};
 use serde_json::{Map, Value};
 
@@ -80,32 +80,34 @@ pub fn annotations(value: Option<&Value>, path: &Path, errors: &mut Errors) {
 
 fn owner_references(value: Option<&Value>, path: &Path, errors: &mut Errors) {
     let mut controller: Option<String> = None;
-    for (i, owner) in value.and_then(Value::as_array).into_iter().flatten().enumerate() {
-        let path = path.index(i);
+    for owner in value.and_then(Value::as_array).into_iter().flatten() {
         let text = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default();
         let api_version = text("apiVersion");
-        let version = api_version.rsplit('/').next().unwrap_or_default();
+        // `group/version` or `version`; anything else has neither.
+        let version = match api_version.split('/').collect::<Vec<_>>().as_slice() {
+            [version] | [_, version] => *version,
+            _ => "",
+        };
         if version.is_empty() {
             errors.invalid(&path.child("apiVersion"), api_version, "version must not be empty");
         }
-        if text("kind").is_empty() {
-            errors.invalid(&path.child("kind"), "", "must not be empty");
-        }
-        if text("name").is_empty() {
-            errors.invalid(&path.child("name"), "", "must not be empty");
-        }
-        if text("uid").is_empty() {
-            errors.invalid(&path.child("uid"), "", "must not be empty");
+        for field in ["kind", "name", "uid"] {
+            if text(field).is_empty() {
+                errors.invalid(&path.child(field), "", format!("{field} must not be empty"));
+            }
         }
         if api_version == "v1" && text("kind") == "Event" {
-            errors.invalid(&path, owner, "/v1, Kind=Event is disallowed from being an owner");
+            let shown = go_owner(owner);
+            errors.invalid(path, shown, "/v1, Kind=Event is disallowed from being an owner");
         }
         if owner.get("controller").and_then(Value::as_bool) == Some(true) {
             let name = text("kind").to_owned() + "/" + text("name");
             if let Some(first) = &controller {
+                let all = value.and_then(Value::as_array).into_iter().flatten();
+                let all: Vec<String> = all.map(|o| go_owner(o).0).collect();
                 errors.invalid(
-                    &Path::new("metadata.ownerReferences"),
-                    value.cloned().unwrap_or_default(),
+                    path,
+                    Bare(format!("[]v1.OwnerReference{{{}}}", all.join(", "))),
                     format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"),
                 );
             } else {
@@ -115,11 +117,30 @@ fn owner_references(value: Option<&Value>, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// An owner as Go's `%#v` prints it.
+fn go_owner(owner: &Value) -> Bare {
+    let text = |field: &str| api::field::quote(owner.get(field).and_then(Value::as_str).unwrap_or_default());
+    let pointer =
+        |field: &str| owner.get(field).map_or("(*bool)(nil)".to_owned(), |v| format!("(*bool)({v})"));
+    Bare(format!(
+        "v1.OwnerReference{{APIVersion:{}, Kind:{}, Name:{}, UID:{}, Controller:{}, BlockOwnerDeletion:{}}}",
+        text("apiVersion"),
+        text("kind"),
+        text("name"),
+        text("uid"),
+        pointer("controller"),
+        pointer("blockOwnerDeletion")
+    ))
+}
+
 fn finalizers(value: Option<&Value>, path: &Path, errors: &mut Errors) {
     let all: Vec<&str> =
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    for name in &all {
-        finalizer_name(name, path, errors);
+    for (i, name) in all.iter().enumerate() {
+        for fault in names::qualified_name(name) {
+            errors.invalid(path, *name, fault);
+        }
+        standard_finalizer(name, &path.index(i), errors);
     }
     if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
         let shown = api::field::Bare(format!(
@@ -135,6 +156,10 @@ pub fn finalizer_name(name: &str, path: &Path, errors: &mut Errors) {
     for fault in names::qualified_name(name) {
         errors.invalid(path, name, fault);
     }
+    standard_finalizer(name, path, errors);
+}
+
+fn standard_finalizer(name: &str, path: &Path, errors: &mut Errors) {
     if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
         errors.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
     }

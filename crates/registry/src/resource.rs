@@ -99,7 +99,8 @@ impl Subresource {
     /// What may be asked, in discovery's order.
     pub fn verbs(&self) -> Vec<&'static str> {
         match &self.action {
-            Action::Status | Action::Part(_) | Action::View(_) => vec!["get", "patch", "update"],
+            Action::Status | Action::View(_) => vec!["get", "patch", "update"],
+            Action::Part(part) => part.verbs(),
             Action::Create(_) => vec!["create"],
             Action::Connect(connect) => connect.verbs(),
         }
@@ -111,6 +112,10 @@ pub trait PartHook: Send + Sync {
     /// Takes from `new` what may change; everything else comes from `old`.
     fn prepare(&self, new: &mut Object, old: &Object);
     fn validate(&self, _new: &Object, _old: &Object, _errors: &mut api::field::Errors) {}
+    /// What may be asked, in discovery's order.
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["get", "patch", "update"]
+    }
 }
 
 /// The object as another kind.
@@ -212,6 +217,9 @@ pub struct Resource {
     pub plural: String,
     pub singular: String,
     pub kind: String,
+    /// The group that messages about faults name, where it is another: a kind that has been in
+    /// several groups is told of by the first of them.
+    pub fault_group: Option<&'static str>,
     pub short_names: Vec<&'static str>,
     pub categories: Vec<&'static str>,
     pub scope: Scope,
@@ -243,8 +251,10 @@ impl Resource {
         GroupResource::new(self.group.clone(), self.plural.clone())
     }
 
+    /// What messages about faults call the kind.
     pub fn group_kind(&self) -> GroupKind {
-        GroupKind { group: self.group.clone(), kind: self.kind.clone() }
+        let group = self.fault_group.map_or_else(|| self.group.clone(), str::to_owned);
+        GroupKind { group, kind: self.kind.clone() }
     }
 
     pub fn api_version(&self, version: usize) -> String {

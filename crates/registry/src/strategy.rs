@@ -49,6 +49,12 @@ pub trait Strategy: Send + Sync {
     /// status and the metadata back.
     fn prepare_status(&self, _cx: &RequestContext, _new: &mut Object, _old: &Object) {}
 
+    /// Paths of fields that a write through the main resource (or `/status`) puts back, besides the
+    /// status (or all but the status): nobody comes to hold them so.
+    fn reset_fields(&self, _status: bool) -> &'static [&'static [&'static str]] {
+        &[]
+    }
+
     fn validate(&self, _object: &Object, _errors: &mut field::Errors) {}
 
     fn validate_update(&self, new: &Object, _old: &Object, errors: &mut field::Errors) {

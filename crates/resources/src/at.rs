@@ -267,3 +267,34 @@ pub(crate) fn selector_matches(selector: &Value, labels: Option<&Map<String, Val
     serde_json::from_value(selector.clone())
         .is_ok_and(|s| api::selector::Labels::from_label_selector(&s).matches(labels))
 }
+
+/// Faults of a list of metav1.Condition in a status.
+pub(crate) fn conditions(status: &At<'_>, errors: &mut Errors) {
+    let all = status.items("conditions");
+    for (i, at) in all.iter().enumerate() {
+        if at.required("type", errors) {
+            at.check("type", names::qualified_name, errors);
+        }
+        if all[..i].iter().any(|c| c.str("type") == at.str("type")) {
+            errors.duplicate(&at.path.child("type"), at.str("type"));
+        }
+        match at.str("status") {
+            "" => errors.required(&at.path.child("status"), ""),
+            "True" | "False" | "Unknown" => {}
+            other => errors.not_supported(&at.path.child("status"), other, &["False", "True", "Unknown"]),
+        }
+        at.non_negative("observedGeneration", errors);
+        if at.str("lastTransitionTime").is_empty() {
+            errors.required(&at.path.child("lastTransitionTime"), "must be set");
+        }
+        if at.required("reason", errors) {
+            if at.str("reason").len() > 1024 {
+                errors.too_long(&at.path.child("reason"), 1024);
+            }
+            at.check("reason", names::condition_reason, errors);
+        }
+        if at.str("message").len() > 32 * 1024 {
+            errors.too_long(&at.path.child("message"), 32 * 1024);
+        }
+    }
+}

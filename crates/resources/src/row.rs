@@ -44,6 +44,7 @@ impl Row {
             plural: plural.into(),
             singular: kind.to_lowercase(),
             kind: kind.into(),
+            fault_group: None,
             short_names: Vec::new(),
             categories: Vec::new(),
             scope: Scope::Namespaced,
@@ -65,6 +66,12 @@ impl Row {
 
     pub fn cluster(mut self) -> Row {
         self.0.scope = Scope::Cluster;
+        self
+    }
+
+    /// The group that messages about faults name, where it is another than the row's.
+    pub fn fault_group(mut self, group: &'static str) -> Row {
+        self.0.fault_group = Some(group);
         self
     }
 

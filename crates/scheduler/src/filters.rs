@@ -1,8 +1,8 @@
 //! What rules a node out, looked at by itself.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use client::placement::{selected, tolerates};
+use k8s_openapi::api::core::v1::Taint;
 
-use crate::pod::selected;
 use crate::{NodeInfo, PodInfo};
 
 /// Why a node is ruled out, in upstream's words, and whether removing pods from it could change that.
@@ -17,23 +17,6 @@ impl Rejection {
     pub(crate) fn new(plugin: &'static str, reason: &str, resolvable: bool) -> Self {
         Self { plugin, reasons: vec![reason.to_owned()], resolvable }
     }
-}
-
-/// Whether a toleration lets a pod stay with a taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let effect = set(&toleration.effect).is_none_or(|effect| effect == taint.effect);
-    let key = set(&toleration.key).is_none_or(|key| key == taint.key);
-    let (have, want) =
-        (taint.value.as_deref().unwrap_or_default(), toleration.value.as_deref().unwrap_or_default());
-    let number = |text: &str| text.parse::<i64>().ok();
-    let value = match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "Lt" => number(have).zip(number(want)).is_some_and(|(have, want)| have < want),
-        "Gt" => number(have).zip(number(want)).is_some_and(|(have, want)| have > want),
-        _ => have == want,
-    };
-    effect && key && value
 }
 
 pub(crate) fn tolerated(pod: &PodInfo, taint: &Taint) -> bool {

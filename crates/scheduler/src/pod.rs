@@ -5,54 +5,10 @@ use std::sync::Arc;
 
 use api::selector::{Labels, Requirement};
 use client::ObjectKey;
-use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint,
-};
+use client::placement::{NodeTerm, selected};
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint};
 
 use crate::resources::{Resources, pod_request};
-
-/// One term of a node selector: all its parts must match.
-#[derive(Clone, Debug)]
-pub struct NodeTerm {
-    labels: Labels,
-    fields: Labels,
-}
-
-impl NodeTerm {
-    fn of(term: &NodeSelectorTerm) -> Self {
-        let read = |list: Option<&Vec<NodeSelectorRequirement>>| {
-            Labels(list.into_iter().flatten().filter_map(requirement).collect())
-        };
-        Self { labels: read(term.match_expressions.as_ref()), fields: read(term.match_fields.as_ref()) }
-    }
-
-    /// A term that asks for nothing matches nothing.
-    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        if self.labels.is_empty() && self.fields.is_empty() {
-            return false;
-        }
-        let field = |key: &str| (key == "metadata.name").then_some(name);
-        selected(&self.labels, labels) && self.fields.matches_with(field)
-    }
-}
-
-fn requirement(from: &NodeSelectorRequirement) -> Option<Requirement> {
-    let (key, values) = (from.key.clone(), from.values.clone().unwrap_or_default());
-    let number = |values: &[String]| values.first().and_then(|value| value.parse().ok());
-    Some(match from.operator.as_str() {
-        "In" => Requirement::In(key, values),
-        "NotIn" => Requirement::NotIn(key, values),
-        "Exists" => Requirement::Exists(key),
-        "DoesNotExist" => Requirement::NotExists(key),
-        "Gt" => Requirement::GreaterThan(key, number(&values)?),
-        "Lt" => Requirement::LessThan(key, number(&values)?),
-        _ => return None,
-    })
-}
-
-pub(crate) fn selected(selector: &Labels, labels: &BTreeMap<String, String>) -> bool {
-    selector.matches_with(|key| labels.get(key).map(String::as_str))
-}
 
 /// Pods near which, or away from which, a pod wants to be.
 #[derive(Clone, Debug)]

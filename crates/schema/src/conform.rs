@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::types::{Shape, Type, TypeId, Types, Zero};
+use crate::types::{Field, Shape, Type, TypeId, Types, Zero};
 
 /// What was found on the way.
 #[derive(Debug, Default)]
@@ -100,7 +100,11 @@ impl Types {
             }
             let omitted = match field.zero {
                 Zero::Omitted => is_zero(value),
-                Zero::Kept | Zero::Always => value.is_null(),
+                Zero::Kept => value.is_null(),
+                // Protobuf does not tell an empty list or map from none.
+                Zero::Always => {
+                    value.is_null() || (field.written.is_null() && is_empty_collection(&field.shape, value))
+                }
             };
             if omitted {
                 dropped.push(name.clone());
@@ -109,14 +113,28 @@ impl Types {
         for name in dropped {
             object.remove(&name);
         }
+        self.write_zeros(ty, object);
+        Ok(())
+    }
+
+    /// Writes the fields that are written whether they were given or not.
+    fn write_zeros(&self, ty: &Type, object: &mut Map<String, Value>) {
         for field in ty.fields.iter().filter(|f| f.zero == Zero::Always) {
-            if !object.contains_key(&*field.name)
-                && let Some(zero) = self.zero_of(&field.shape)
-            {
-                object.insert(field.name.to_string(), zero);
+            if !object.contains_key(&*field.name) {
+                object.insert(field.name.to_string(), self.written(field));
             }
         }
-        Ok(())
+    }
+
+    fn written(&self, field: &Field) -> Value {
+        match (self.resolve(&field.shape), &field.written) {
+            (Shape::Ref(id), Value::Object(_)) => {
+                let mut inner = Map::new();
+                self.write_zeros(self.get(*id), &mut inner);
+                Value::Object(inner)
+            }
+            (_, written) => written.clone(),
+        }
     }
 
     fn conform_value(
@@ -186,11 +204,7 @@ impl Types {
             Shape::Quantity => "0".into(),
             Shape::Ref(id) => {
                 let mut object = Map::new();
-                for field in self.get(*id).fields.iter().filter(|f| f.zero == Zero::Always) {
-                    if let Some(zero) = self.zero_of(&field.shape) {
-                        object.insert(field.name.to_string(), zero);
-                    }
-                }
+                self.write_zeros(self.get(*id), &mut object);
                 Value::Object(object)
             }
             Shape::Time | Shape::MicroTime | Shape::Any | Shape::List(_) | Shape::Map(_) => Value::Null,
@@ -237,6 +251,10 @@ impl Types {
             },
         }
     }
+}
+
+fn is_empty_collection(shape: &Shape, value: &Value) -> bool {
+    matches!(shape, Shape::List(_) | Shape::Map(_)) && is_zero(value)
 }
 
 fn is_zero(value: &Value) -> bool {

@@ -12,8 +12,9 @@ impl Types {
             return;
         }
         for field in &ty.fields {
+            // A value that is written where nothing was given counts as nothing given.
             if let Some(default) = &field.default
-                && !object.contains_key(&*field.name)
+                && object.get(&*field.name).is_none_or(|v| v.is_null() || *v == field.written)
             {
                 object.insert(field.name.to_string(), default.clone());
             }

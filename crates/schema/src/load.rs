@@ -42,6 +42,8 @@ struct FieldRow {
     #[serde(default)]
     g: Option<Box<str>>,
     #[serde(default)]
+    z: Option<Value>,
+    #[serde(default)]
     d: Option<Value>,
 }
 
@@ -92,6 +94,7 @@ fn field_of(row: FieldRow) -> Field {
         patch_strategy: row.p.iter().flat_map(|p| p.split(',')).map(Into::into).collect(),
         default: row.d,
         zero,
+        written: row.z.unwrap_or_default(),
         atomic: row.l.as_deref() == Some("atomic"),
     }
 }

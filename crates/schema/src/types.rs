@@ -67,6 +67,8 @@ pub struct Field {
     /// The value of an absent field, where it hangs on nothing else.
     pub default: Option<Value>,
     pub zero: Zero,
+    /// What [`Zero::Always`] writes where nothing was given: `""`, 0, `{}`, and null for lists, maps and pointers.
+    pub written: Value,
     /// Merged as one value by server-side apply.
     pub atomic: bool,
 }

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::IpNet;
-use lifecycle::pki::Pki;
+use lifecycle::kubeconfig::{self, Credentials, Entry};
+use lifecycle::pki::{Pki, Request};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -19,8 +20,20 @@ use crate::control_plane::{Config, ControlPlane};
 #[derive(Args)]
 pub struct Flags {
     /// Where the embedded store keeps its data; without it nothing outlives the process.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "etcd_servers")]
     data_dir: Option<PathBuf>,
+    /// A real etcd to keep everything in: URLs, several with commas.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// Authorities that signed etcd's certificate.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// Certificate shown to etcd.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
     /// Where certificates and keys are, and are made when absent.
     #[arg(long, default_value = "/var/run/kubernetes")]
     cert_dir: PathBuf,
@@ -45,6 +58,10 @@ pub struct Flags {
     /// Port that serves plain HTTP, with every right, to whoever reaches it; 0 for none.
     #[arg(long, default_value_t = 0)]
     insecure_port: u16,
+    /// File to write an administrator's kubeconfig to; its certificate and key also lie in --cert-dir
+    /// as admin.crt and admin.key.
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
 }
 
 /// First and last.
@@ -72,7 +89,16 @@ pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = crate::cli::stop_on_signal()?;
     let tasks = TaskTracker::new();
-    let store = open_store(flags.data_dir.as_deref()).await?;
+    let store = match &flags.etcd_servers[..] {
+        [] => open_store(flags.data_dir.as_deref()).await?,
+        servers => store::etcd::Engine::connect(store::etcd::Config {
+            ca: flags.etcd_cafile.clone(),
+            identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
+            ..store::etcd::Config::new(servers.to_vec())
+        })
+        .await
+        .context("--etcd-servers")?,
+    };
     let listener = bind(SocketAddr::new(flags.bind_address, flags.secure_port), "--secure-port").await?;
     let insecure = if flags.insecure_port == 0 {
         None
@@ -83,10 +109,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let address = flags.advertise_address.unwrap_or_else(cluster::host_address);
     let port = listener.local_addr()?.port();
     let (first, last) = flags.service_node_port_range;
+    let pki = Arc::new(Pki::open(&flags.cert_dir, SystemTime::now())?);
+    let bound = listener.local_addr()?.ip();
     let plane = ControlPlane::start(
         Config {
             store,
-            pki: Arc::new(Pki::open(&flags.cert_dir, SystemTime::now())?),
+            pki: pki.clone(),
             service_cidr: flags.service_cluster_ip_range,
             node_ports: first..=last,
             advertise: SocketAddr::new(address, port),
@@ -96,18 +124,33 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             listeners: vec![listener],
             insecure,
             names: Vec::new(),
-            addresses: vec![address],
+            addresses: [address, bound].into_iter().filter(|a| !a.is_unspecified()).collect(),
         },
         &tasks,
         &stop,
     )
     .await?;
+    if let Some(path) = &flags.write_kubeconfig {
+        let reached = if bound.is_unspecified() { address } else { bound };
+        write_kubeconfig(path, SocketAddr::new(reached, port), &pki)?;
+    }
     println!("serving on https://{address}:{port}");
     stop.cancelled().await;
     drop(plane);
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+fn write_kubeconfig(path: &std::path::Path, server: SocketAddr, pki: &Pki) -> anyhow::Result<()> {
+    let admin = pki.ensure(&Request::admin(), SystemTime::now())?;
+    let entry = Entry {
+        name: "tiphys".into(),
+        server: format!("https://{server}"),
+        authority: Some(pki.cluster.certificate.clone()),
+        credentials: Credentials::Certificate { certificate: admin.certificate, key: admin.key },
+    };
+    kubeconfig::write(path, &entry).with_context(|| format!("writing {}", path.display()))
 }
 
 /// The embedded store in a directory, or one in memory.

@@ -1,6 +1,7 @@
 //! The objects that every cluster begins with. What is there already is left as it is.
 
 use anyhow::{Context, anyhow};
+use apiserver::{Health, Hook};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -17,11 +18,31 @@ use crate::control_plane::Config;
 /// Requests under way at once: they share the store's syncs.
 const AT_ONCE: usize = 64;
 
-pub async fn run(client: &Client, config: &Config) -> anyhow::Result<()> {
+/// What health checks wait for, under upstream's names.
+pub struct Hooks {
+    namespaces: Hook,
+    roles: Hook,
+    classes: Hook,
+    services: Hook,
+}
+
+impl Hooks {
+    pub fn new(health: &mut Health) -> Hooks {
+        Hooks {
+            namespaces: health.hook("start-system-namespaces-controller"),
+            roles: health.hook("rbac/bootstrap-roles"),
+            classes: health.hook("scheduling/bootstrap-system-priority-classes"),
+            services: health.hook("bootstrap-controller"),
+        }
+    }
+}
+
+pub async fn run(client: &Client, config: &Config, hooks: &Hooks) -> anyhow::Result<()> {
     let namespaces = ["default", "kube-system", "kube-public", "kube-node-lease"];
     let namespaces = namespaces.map(|name| typed::<Namespace>(json!({"metadata": {"name": name}})));
     let namespaces: Vec<Namespace> = namespaces.into_iter().collect::<Result<_, _>>()?;
     all(Api::all(client.clone()), namespaces).await?;
+    hooks.namespaces.done();
     let policy = auth::bootstrap::policy();
     let system = Api::namespaced(client.clone(), "kube-system");
     let public = Api::namespaced(client.clone(), "kube-public");
@@ -47,6 +68,9 @@ pub async fn run(client: &Client, config: &Config) -> anyhow::Result<()> {
         all(Api::all(client.clone()), priority_classes()?),
         services(client, config),
     )?;
+    for hook in [&hooks.roles, &hooks.classes, &hooks.services] {
+        hook.done();
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{apiserver, server, up};
+use crate::{agent, apiserver, components, etcd, server, up};
 
 #[derive(Parser)]
 #[command(name = "tiphys", version, about = "Kubernetes in one small binary", propagate_version = true)]
@@ -23,7 +23,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a cluster on this host and wait until it is ready.
-    Up(Box<server::Flags>),
+    Up(Box<up::UpFlags>),
     /// Stop a cluster and take its traces off this host.
     Down(up::DownFlags),
     /// Say how a cluster is.
@@ -34,10 +34,22 @@ enum Command {
     Image(up::ImageFlags),
     /// Run a whole cluster's control plane and a node in the foreground.
     Server(Box<server::Flags>),
+    /// Run a node of a cluster whose API is elsewhere, in the foreground.
+    Agent(Box<agent::Flags>),
     /// Print the version.
     Version,
     /// The API server alone.
     KubeApiserver(Box<apiserver::Flags>),
+    /// The controllers alone.
+    KubeControllerManager(Box<components::ControllerManagerFlags>),
+    /// The scheduler alone.
+    KubeScheduler(Box<components::SchedulerFlags>),
+    /// The kubelet with its runtime and pod network alone.
+    Kubelet(Box<agent::KubeletFlags>),
+    /// The service proxy alone.
+    KubeProxy(Box<components::ProxyFlags>),
+    /// The store alone, behind etcd's API.
+    Etcd(Box<etcd::Flags>),
 }
 
 /// Names that a link to the binary may have.
@@ -87,6 +99,11 @@ fn execute(command: Command) -> anyhow::Result<()> {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         anyhow::bail!("another TLS provider was installed before ours");
     }
+    match &command {
+        Command::Agent(flags) => flags.kubelet.enter()?,
+        Command::Kubelet(flags) => flags.enter()?,
+        _ => {}
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
         Command::Up(flags) => runtime.block_on(up::up(*flags)),
@@ -99,7 +116,13 @@ fn execute(command: Command) -> anyhow::Result<()> {
             println!("tiphys {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), crate::control_plane::VERSION);
             Ok(())
         }
+        Command::Agent(flags) => runtime.block_on(agent::run(*flags)),
         Command::KubeApiserver(flags) => runtime.block_on(apiserver::run(*flags)),
+        Command::KubeControllerManager(flags) => runtime.block_on(components::controller_manager(*flags)),
+        Command::KubeScheduler(flags) => runtime.block_on(components::scheduler(*flags)),
+        Command::Kubelet(flags) => runtime.block_on(agent::run_kubelet(*flags)),
+        Command::KubeProxy(flags) => runtime.block_on(components::proxy(*flags)),
+        Command::Etcd(flags) => runtime.block_on(etcd::run(*flags)),
     }
 }
 

@@ -43,8 +43,7 @@ impl Name {
     }
 
     pub fn state(&self) -> PathBuf {
-        let root = std::env::var_os("TIPHYS_STATE").map_or_else(|| PathBuf::from(STATE), PathBuf::from);
-        root.join(&self.0)
+        state_root().join(&self.0)
     }
 
     pub fn run(&self) -> PathBuf {
@@ -60,12 +59,66 @@ impl Name {
         self.state().join("kubeconfig")
     }
 
+    /// Where the node number `index` of [`Settings::nodes`] lives. The first is on the host itself, in
+    /// the server's process; the others have namespaces and a process of their own.
+    pub fn place(&self, settings: &Settings, index: usize) -> Place {
+        let node = &settings.nodes[index].name;
+        if index == 0 {
+            return Place { state: self.state(), run: self.run(), namespace: None };
+        }
+        Place {
+            state: self.state().join("nodes").join(node),
+            run: self.run().join("nodes").join(node),
+            namespace: Some(self.namespaces().join(node)),
+        }
+    }
+
+    /// Where the network namespaces of nodes are named.
+    pub fn namespaces(&self) -> PathBuf {
+        self.run().join("netns")
+    }
+
+    /// The ranges of all clusters on this host that are up or may come up again.
+    ///
+    /// # Errors
+    /// A cluster's settings are unreadable.
+    pub fn ranges_spoken_for() -> anyhow::Result<Vec<IpNet>> {
+        let mut found = Vec::new();
+        let entries = match std::fs::read_dir(state_root()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+            entries => entries.with_context(|| format!("reading {}", state_root().display()))?,
+        };
+        for entry in entries {
+            if let Some(settings) = Settings::read(&entry?.path().join("cluster.json"))? {
+                found
+                    .extend([settings.pod_cidr, settings.service_cidr].into_iter().chain(settings.node_cidr));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn state_root() -> PathBuf {
+    std::env::var_os("TIPHYS_STATE").map_or_else(|| PathBuf::from(STATE), PathBuf::from)
+}
+
+/// Where a node is on this host.
+pub struct Place {
+    /// What it keeps.
+    pub state: PathBuf,
+    /// What lives while it runs.
+    pub run: PathBuf,
+    /// Its network namespace; the host's where there is none.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Place {
     pub fn pid_path(&self) -> PathBuf {
-        self.run().join("server.pid")
+        self.run.join("server.pid")
     }
 
     pub fn log_path(&self) -> PathBuf {
-        self.state().join("server.log")
+        self.state.join("server.log")
     }
 }
 
@@ -76,11 +129,20 @@ pub struct Settings {
     pub api_port: u16,
     pub pod_cidr: IpNet,
     pub service_cidr: IpNet,
+    /// The nodes' own addresses, where there are several: the host's bridge and the nodes in namespaces.
+    pub node_cidr: Option<IpNet>,
     pub domain: String,
-    pub node_name: String,
-    pub node_ip: IpAddr,
-    /// Nodes beyond the first, each in namespaces of its own.
-    pub more_nodes: u16,
+    /// At least one.
+    pub nodes: Vec<NodeSettings>,
+}
+
+/// One node of a cluster on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSettings {
+    pub name: String,
+    pub ip: IpAddr,
+    pub kubelet_port: u16,
 }
 
 impl Settings {
@@ -104,6 +166,25 @@ impl Settings {
         let beside = path.with_extension("new");
         std::fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))?;
         std::fs::rename(&beside, path).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// The node on the host itself.
+    pub fn first(&self) -> &NodeSettings {
+        &self.nodes[0]
+    }
+
+    /// The ranges of a cluster with several nodes.
+    pub fn ranges(&self) -> Option<network::hostns::Ranges> {
+        self.node_cidr.map(|nodes| network::hostns::Ranges {
+            nodes,
+            pods: self.pod_cidr,
+            services: self.service_cidr,
+        })
+    }
+
+    /// What names everything of a node on the host: the cluster's and the node's name.
+    pub fn node_id(&self, cluster: &Name, index: usize) -> String {
+        format!("{cluster}-{}", self.nodes[index].name)
     }
 
     /// The address of the service `kubernetes`: the first of the range.

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use api::User;
-use apiserver::Server;
 use apiserver::inprocess::InProcess;
+use apiserver::{Health, Server};
 use auth::bound::{CacheLookup, Tokens};
 use auth::certificate::ClientCertificates;
 use auth::token::{Issuer, StaticTokens, Verifier};
@@ -62,7 +62,7 @@ impl ControlPlane {
         let rbac = Arc::new(Rbac::default());
         let nodes = Arc::new(NodeAuthorizer::default());
         let lookup = Arc::new(CacheLookup::default());
-        let (access, tokens) = access(&config.pki, &rbac, &nodes, &lookup)?;
+        let (access, tokens, issuer) = access(&config, &rbac, &nodes, &lookup)?;
         let settings =
             resources::Settings { service_cidr: config.service_cidr, node_ports: config.node_ports.clone() };
         let engine = Engine::open(registry::Config {
@@ -86,15 +86,21 @@ impl ControlPlane {
         policy::feed(&engine, &rbac, &nodes, tasks, stop).await?;
         let kubelet = config.pki.ensure(&Request::api_server_kubelet_client(), now)?;
         let kubelet = tls::client(&config.pki.cluster.certificate, &kubelet.certificate, &kubelet.key)?;
+        let mut health = Health::new(stop.clone());
+        let hooks = bootstrap::Hooks::new(&mut health);
         let server = Server::new(apiserver::Config {
             engine,
             access,
             dialer: Arc::new(dial::Direct { kubelet: Some(kubelet) }),
             version: VERSION.into(),
+            health,
+            issuer,
+            address: config.advertise.to_string(),
         });
         let plane = ControlPlane { server };
         plane.listen(&config, tasks, stop)?;
-        bootstrap::run(&plane.client(&User::new("system:apiserver", ["system:masters"])), &config).await?;
+        let user = User::new("system:apiserver", ["system:masters"]);
+        bootstrap::run(&plane.client(&user, "kube-apiserver"), &config, &hooks).await?;
         Ok(plane)
     }
 
@@ -119,9 +125,9 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// A client of this process, with an identity of its own.
-    pub fn client(&self, user: &User) -> kube::Client {
-        kube::Client::new(InProcess::new(self.server.clone(), user.clone()), "default")
+    /// A client of this process, with an identity of its own; managed fields name `component`.
+    pub fn client(&self, user: &User, component: &'static str) -> kube::Client {
+        kube::Client::new(InProcess::new(self.server.clone(), user.clone(), component), "default")
     }
 }
 
@@ -133,11 +139,12 @@ fn duplicate(listener: &TcpListener) -> anyhow::Result<TcpListener> {
 }
 
 fn access(
-    pki: &Pki,
+    config: &Config,
     rbac: &Arc<Rbac>,
     nodes: &Arc<NodeAuthorizer>,
     lookup: &Arc<CacheLookup>,
-) -> anyhow::Result<(Arc<Access>, Arc<Tokens>)> {
+) -> anyhow::Result<(Arc<Access>, Arc<Tokens>, apiserver::Issuer)> {
+    let pki = &config.pki;
     let key = auth::token::SigningKey::from_pem(&pki.service_accounts.private).map_err(|e| anyhow!("{e}"))?;
     let audiences = vec![ISSUER.to_owned()];
     let verifier = Verifier::new(vec![ISSUER.into()], audiences.clone(), vec![key.public.clone()]);
@@ -153,6 +160,15 @@ fn access(
     };
     let chain = Chain::new(vec![nodes.clone() as Arc<dyn Authorizer>, rbac.clone()]);
     let access = Access { authenticator, chain, rbac: rbac.clone() };
+    let keys = [key.public.clone()];
+    let published = apiserver::Issuer {
+        configuration: auth::token::openid_configuration(
+            ISSUER,
+            &format!("https://{}/openid/v1/jwks", config.advertise),
+            &keys,
+        ),
+        keys: auth::token::jwks(&keys),
+    };
     let tokens = Tokens { issuer: Issuer { issuer: ISSUER.into(), key }, audiences };
-    Ok((Arc::new(access), Arc::new(tokens)))
+    Ok((Arc::new(access), Arc::new(tokens), published))
 }

@@ -17,7 +17,10 @@ pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let manager = plane.client(&User::new("system:kube-controller-manager", Vec::<String>::new()));
+    let manager = plane.client(
+        &User::new("system:kube-controller-manager", Vec::<String>::new()),
+        "kube-controller-manager",
+    );
     let informers = Informers::new(manager, stop.clone());
     let config = controllers::Config {
         root_ca: pki.cluster.certificate.clone(),
@@ -25,10 +28,11 @@ pub fn start(
         ..controllers::Config::default()
     };
     let accounts = plane.clone();
-    let client_for =
-        move |account: &'static str| accounts.client(&User::service_account("kube-system", account, ""));
+    let client_for = move |account: &'static str| {
+        accounts.client(&User::service_account("kube-system", account, ""), "kube-controller-manager")
+    };
     tasks.spawn(controllers::run(config, informers, client_for, stop.clone()));
-    let scheduler = plane.client(&User::new("system:kube-scheduler", Vec::<String>::new()));
+    let scheduler = plane.client(&User::new("system:kube-scheduler", Vec::<String>::new()), "kube-scheduler");
     let informers = Informers::new(scheduler.clone(), stop.clone());
     tasks.spawn(scheduler::run(scheduler::Config::default(), scheduler, informers, stop.clone()));
 }

@@ -5,15 +5,19 @@
 //! [`server`] the whole of one machine, [`up`] and [`down`] a cluster on this host as a user means
 //! it. To find a command: its flags and its `run` stand in the module of its name.
 
+mod agent;
 mod apiserver;
 mod bootstrap;
 mod cli;
 mod cluster;
+mod components;
 mod control;
 mod control_plane;
 mod controllers;
 mod dial;
+mod etcd;
 mod node;
+mod nodes;
 mod policy;
 mod server;
 mod teardown;

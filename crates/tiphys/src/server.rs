@@ -14,9 +14,12 @@ use lifecycle::pki::{Pki, Request};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::{self, Name, Settings};
+use crate::cluster::{self, Name, NodeSettings, Settings};
 use crate::control_plane::{self, ControlPlane};
 use crate::{apiserver, control, controllers, node};
+
+/// The kubelet's usual port.
+const KUBELET_PORT: u16 = 10250;
 
 #[derive(Args, Clone)]
 pub struct Flags {
@@ -53,11 +56,25 @@ pub struct Flags {
 }
 
 /// The settings that the cluster was made with, or new ones out of the flags and what is free here.
-pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
+///
+/// `count` is how many nodes a new cluster is to have; none: what it has, or one.
+///
+/// # Errors
+/// Settings are unreadable, flags contradict them, or no range or port is free.
+pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
     if let Some(kept) = Settings::read(&flags.name.settings_path())? {
+        if count.is_some_and(|count| kept.nodes.len() != usize::from(count)) {
+            let (name, has) = (&flags.name, kept.nodes.len());
+            bail!(
+                "cluster {name} was made with --nodes {has}; `tiphys down --name {name} --purge` starts over"
+            );
+        }
         return Ok(kept);
     }
-    let ranges = free_ranges()?;
+    let (ranges, count) = (free_ranges()?, count.unwrap_or(1));
+    if count > 1 && flags.node_ip.is_some() {
+        bail!("--node-ip is for one node; with --nodes {count} they get addresses of their own");
+    }
     let node_name = match &flags.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
@@ -70,9 +87,8 @@ pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
         pod_cidr: flags.pod_cidr.unwrap_or(ranges.pods),
         service_cidr: flags.service_cidr.unwrap_or(ranges.services),
         domain: "cluster.local".into(),
-        node_name,
-        node_ip: flags.node_ip.unwrap_or_else(cluster::host_address),
-        more_nodes: 0,
+        node_cidr: (count > 1).then_some(ranges.nodes),
+        nodes: nodes(flags, count, &node_name, &ranges)?,
     };
     std::fs::create_dir_all(flags.name.state())
         .with_context(|| format!("making {}", flags.name.state().display()))?;
@@ -80,9 +96,35 @@ pub fn settings(flags: &Flags) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
+/// The nodes by name, address and the kubelet's port. With several nodes the first has the host's address
+/// on their bridge.
+fn nodes(
+    flags: &Flags,
+    count: u8,
+    name: &str,
+    ranges: &network::hostns::Ranges,
+) -> anyhow::Result<Vec<NodeSettings>> {
+    let several = count > 1;
+    let host = match flags.node_ip {
+        Some(ip) => ip,
+        None if several => cluster::nth(ranges.nodes, 1)?,
+        None => cluster::host_address(),
+    };
+    let mut nodes =
+        vec![NodeSettings { name: name.into(), ip: host, kubelet_port: free_port(KUBELET_PORT)? }];
+    for index in 1..count {
+        nodes.push(NodeSettings {
+            name: format!("{name}-{}", index + 1),
+            ip: network::hostns::node_ip(ranges, index),
+            kubelet_port: KUBELET_PORT,
+        });
+    }
+    Ok(nodes)
+}
+
 fn free_ranges() -> anyhow::Result<network::hostns::Ranges> {
     let mut links = network::link::Links::new()?;
-    let found = network::hostns::free_ranges(&mut links, &[])?;
+    let found = network::hostns::free_ranges(&mut links, &Name::ranges_spoken_for()?)?;
     found.context("no private address range is free on this host; give --pod-cidr and --service-cidr")
 }
 
@@ -113,10 +155,11 @@ pub fn check_host() -> anyhow::Result<()> {
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     check_host()?;
     let stop = crate::cli::stop_on_signal()?;
-    let settings = settings(&flags)?;
+    let settings = settings(&flags, None)?;
     let name = &flags.name;
     let run_dir = name.run();
     std::fs::create_dir_all(&run_dir).with_context(|| format!("making {}", run_dir.display()))?;
+    let (node, place) = (settings.first(), name.place(&settings, 0));
     let tasks = TaskTracker::new();
     let store = apiserver::open_store(Some(&name.state().join("store"))).await?;
     let pki = Arc::new(Pki::open(&name.state().join("pki"), SystemTime::now())?);
@@ -135,14 +178,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             pki: pki.clone(),
             service_cidr: settings.service_cidr,
             node_ports: 30000..=32767,
-            advertise: SocketAddr::new(settings.node_ip, settings.api_port),
+            advertise: SocketAddr::new(node.ip, settings.api_port),
             kubernetes_ip: settings.kubernetes_ip()?,
             dns_ip: settings.dns_ip()?,
             domain: settings.domain.clone(),
             listeners: vec![listener],
             insecure,
-            names: vec![settings.node_name.clone()],
-            addresses: vec![settings.node_ip],
+            names: vec![node.name.clone()],
+            addresses: vec![node.ip],
         },
         &tasks,
         &stop,
@@ -163,26 +206,33 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         });
     }
     write_kubeconfig(name, &settings, &pki)?;
-    std::fs::write(name.pid_path(), std::process::id().to_string())?;
+    std::fs::write(place.pid_path(), std::process::id().to_string())?;
     controllers::start(&plane, &pki, &settings, &tasks, &stop);
+    let request = Request::kubelet_serving(&node.name, &[node.ip]);
+    let serving = pki.ensure(&request, SystemTime::now())?;
     let service = node::start(
         node::Config {
-            id: format!("{name}-{}", settings.node_name),
-            node_name: settings.node_name.clone(),
-            node_ip: settings.node_ip,
+            id: settings.node_id(name, 0),
+            node_name: node.name.clone(),
+            node_ip: node.ip,
+            kubelet_port: node.kubelet_port,
             cluster_cidr: settings.pod_cidr,
             service_cidr: settings.service_cidr,
             dns_ip: settings.dns_ip()?,
             domain: settings.domain.clone(),
-            paths: node::Paths { root: name.state() },
-            pki: pki.clone(),
+            paths: node::Paths { root: place.state.clone() },
+            serving: node::Serving {
+                certificate: serving.certificate,
+                key: serving.key,
+                client_ca: pki.cluster.certificate.clone(),
+            },
             manifests: flags.pod_manifest_path.clone(),
             plain_http_registries: flags.plain_http_registry.clone(),
         },
         node::Clients {
             kubelet: plane
-                .client(&User::new(format!("system:node:{}", settings.node_name), ["system:nodes"])),
-            proxy: plane.client(&User::new("system:kube-proxy", Vec::<String>::new())),
+                .client(&User::new(format!("system:node:{}", node.name), ["system:nodes"]), "kubelet"),
+            proxy: Some(plane.client(&User::new("system:kube-proxy", Vec::<String>::new()), "kube-proxy")),
         },
         &tasks,
         &stop,
@@ -191,12 +241,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     control::serve(&name.run(), service.clone(), &tasks, &stop)?;
     stop.cancelled().await;
     end(tasks, service, stop).await;
-    std::fs::remove_file(name.pid_path())?;
+    std::fs::remove_file(place.pid_path())?;
     Ok(())
 }
 
 /// Lets everything come to its end; pods stay.
-async fn end(tasks: TaskTracker, service: runtime::Service, stop: CancellationToken) {
+pub async fn end(tasks: TaskTracker, service: runtime::Service, stop: CancellationToken) {
     stop.cancel();
     tasks.close();
     let patience = std::time::Duration::from_secs(5);

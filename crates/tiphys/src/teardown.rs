@@ -5,14 +5,19 @@ use std::path::Path;
 
 use anyhow::Context;
 use cri::Runtime;
+use network::netns::Namespace;
 use network::{NodeId, NodeNetwork};
 
 use crate::cluster::{Name, Settings};
-use crate::node::{Paths, proxy_table, runtime_config};
+use crate::node::{MTU, Paths, proxy_table, runtime_config};
 
-pub async fn node(name: &Name, settings: &Settings) -> anyhow::Result<()> {
-    let id = format!("{name}-{}", settings.node_name);
-    let paths = Paths { root: name.state() };
+/// Node number `index` of a cluster. Its processes have ended.
+///
+/// # Errors
+/// Something could not be removed; what was not come to stays.
+pub async fn node(name: &Name, settings: &Settings, index: usize) -> anyhow::Result<()> {
+    let (id, place) = (settings.node_id(name, index), name.place(settings, index));
+    let paths = Paths { root: place.state };
     let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
     for sandbox in service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await? {
         service.stop_pod_sandbox(&sandbox.id).await?;
@@ -25,21 +30,25 @@ pub async fn node(name: &Name, settings: &Settings) -> anyhow::Result<()> {
         pod_cidr: settings.pod_cidr,
         cluster_cidrs: vec![settings.pod_cidr],
         service_cidrs: vec![settings.service_cidr],
-        node_ip: settings.node_ip,
-        mtu: 1500,
+        node_ip: settings.nodes[index].ip,
+        mtu: MTU,
     };
     let table = proxy_table(&id);
-    tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
-        NodeNetwork::open(config)
-            .context("the pod network")?
-            .remove_all()
-            .context("removing the pod network")?;
-        proxy::Kernel::new()?.remove(&table).context("removing the service rules")?;
-        Ok(())
+    tokio::task::spawn_blocking(move || match place.namespace {
+        None => network_here(config, &table),
+        // A namespace that is gone has taken its network with it.
+        Some(path) if !path.exists() => Ok(()),
+        Some(path) => Namespace::open(&path)?.run(|| network_here(config, &table))?,
     })
     .await??;
     unmount_below(&paths.root)?;
     remove_cgroups(&format!("tiphys-{id}"))
+}
+
+/// What the node made in the network namespace of this thread.
+fn network_here(config: network::Config, table: &str) -> anyhow::Result<()> {
+    NodeNetwork::open(config).context("the pod network")?.remove_all().context("removing the pod network")?;
+    proxy::Kernel::new()?.remove(table).context("removing the service rules")
 }
 
 /// Volumes that were still mounted, the innermost first.

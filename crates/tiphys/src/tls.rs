@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::WantsServerCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 
 pub fn certificates(pem: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("reading a certificate")
@@ -25,8 +26,18 @@ pub fn roots(pem: &str) -> anyhow::Result<RootCertStore> {
 
 /// Serves with a certificate; asks clients for theirs, and leaves judging them to authentication.
 pub fn server(certificate: &str, private: &str) -> anyhow::Result<Arc<ServerConfig>> {
-    let mut config = ServerConfig::builder()
-        .with_client_cert_verifier(auth::certificate::RequestCertificate::new())
+    let builder =
+        ServerConfig::builder().with_client_cert_verifier(auth::certificate::RequestCertificate::new());
+    with_certificate(builder, certificate, private)
+}
+
+/// Shows a certificate, and speaks HTTP/2 and HTTP/1.1.
+pub fn with_certificate(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    certificate: &str,
+    private: &str,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut config = builder
         .with_single_cert(certificates(certificate)?, key(private)?)
         .context("the serving certificate")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

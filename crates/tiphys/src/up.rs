@@ -14,14 +14,24 @@ use lifecycle::kubeconfig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Name, Settings};
+use crate::cluster::{Name, Place, Settings};
 use crate::control::{self, Answer, Ask};
+use crate::nodes;
 use crate::server::{self, context_name};
 
 /// How long a cluster may take to be ready before its log is pointed at.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server may take to end before it is ended by force.
 const TERMINATION: Duration = Duration::from_secs(15);
+
+#[derive(Args)]
+pub struct UpFlags {
+    #[command(flatten)]
+    server: server::Flags,
+    /// How many nodes; each beyond the first has a network and a host name of its own.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=200))]
+    nodes: Option<u8>,
+}
 
 #[derive(Args)]
 pub struct DownFlags {
@@ -67,45 +77,79 @@ enum ImageCommand {
     },
 }
 
-/// The process of a running server.
-fn running(name: &Name) -> Option<Pid> {
-    let pid: i32 = std::fs::read_to_string(name.pid_path()).ok()?.trim().parse().ok()?;
+/// The process of a server or an agent that runs at a place.
+fn running(place: &Place) -> Option<Pid> {
+    let pid: i32 = std::fs::read_to_string(place.pid_path()).ok()?.trim().parse().ok()?;
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     // A pid may have been given to another program since.
     let ours = exe.file_name().is_some_and(|f| f.to_string_lossy().starts_with("tiphys"));
     ours.then(|| Pid::from_raw(pid))
 }
 
-pub async fn up(flags: server::Flags) -> anyhow::Result<()> {
+pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
     let start = Instant::now();
     server::check_host()?;
-    let name = &flags.name;
-    if running(name).is_some() {
+    let (name, count) = (&flags.server.name, flags.nodes);
+    let flags = &flags.server;
+    let settings = server::settings(flags, count)?;
+    let places: Vec<Place> = (0..settings.nodes.len()).map(|index| name.place(&settings, index)).collect();
+    if places.iter().all(|place| running(place).is_some()) {
         println!("cluster {name} is up already");
         return status(&NameFlag { name: name.clone() }).await;
     }
-    let settings = server::settings(&flags)?;
-    launch(&flags, &settings)?;
     println!("cluster {name}: pods {}, services {}", settings.pod_cidr, settings.service_cidr);
+    let connected = (name.clone(), settings.clone());
+    tokio::task::spawn_blocking(move || nodes::connect(&connected.0, &connected.1)).await??;
+    let started = start_all(flags, &settings, &places);
     tokio::select! {
-        ready = wait_ready(name, &settings) => ready?,
+        ready = started => ready?,
         () = tokio::time::sleep(PATIENCE) => {
-            bail!("the node is not ready after {PATIENCE:?}; the reason should be in {}", name.log_path().display())
+            let logs: Vec<String> = places.iter().map(|p| p.log_path().display().to_string()).collect();
+            bail!("not every node is ready after {PATIENCE:?}; the reason should be in {}", logs.join(", "))
         }
     }
+    let took = start.elapsed().as_secs_f64();
     let entry = kubeconfig::read(&name.kubeconfig(), None)?;
-    let context = context_name(name);
-    if let Some(path) = user_kubeconfig() {
-        kubeconfig::merge(&path, &entry, true)?;
-        println!(
-            "node {} ready after {:.2} s; kubectl's context is {context}",
-            settings.node_name,
-            start.elapsed().as_secs_f64()
-        );
-    } else {
-        println!("node {} ready after {:.2} s", settings.node_name, start.elapsed().as_secs_f64());
+    let ready = match &settings.nodes[..] {
+        [node] => format!("node {} ready after {took:.2} s", node.name),
+        nodes => format!("{} nodes ready after {took:.2} s", nodes.len()),
+    };
+    match user_kubeconfig() {
+        Some(path) => {
+            kubeconfig::merge(&path, &entry, true)?;
+            println!("{ready}; kubectl's context is {}", context_name(name));
+        }
+        None => println!("{ready}"),
     }
     println!("API {}, kubeconfig {}", settings.api_url(), name.kubeconfig().display());
+    Ok(())
+}
+
+/// Starts what does not run, and waits until every node is ready.
+async fn start_all(flags: &server::Flags, settings: &Settings, places: &[Place]) -> anyhow::Result<()> {
+    let name = &flags.name;
+    if running(&places[0]).is_none() {
+        // A kubeconfig of an earlier run would be taken for this one's sign of life.
+        match std::fs::remove_file(name.kubeconfig()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("removing the old kubeconfig");
+            }
+            _ => launch(server_command(flags, settings)?, &places[0])?,
+        }
+    }
+    appears(&name.kubeconfig()).await?;
+    for (index, place) in places.iter().enumerate().skip(1) {
+        if running(place).is_none() {
+            launch(nodes::agent(name, settings, index, flags)?, place)?;
+        }
+    }
+    let api: Api<Node> = Api::all(client_of(name)?);
+    let ready = |node: Option<&Node>| node.is_some_and(is_ready);
+    let nodes = settings.nodes.iter();
+    futures::future::try_join_all(
+        nodes.map(|n| kube::runtime::wait::await_condition(api.clone(), &n.name, ready)),
+    )
+    .await?;
     Ok(())
 }
 
@@ -117,20 +161,10 @@ fn user_kubeconfig() -> Option<PathBuf> {
     std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"))
 }
 
-/// Starts the server in a session of its own, with its log in a file.
-fn launch(flags: &server::Flags, settings: &Settings) -> anyhow::Result<()> {
-    let name = &flags.name;
-    let log =
-        OpenOptions::new().create(true).append(true).open(name.log_path()).context("opening the log")?;
-    // A kubeconfig of an earlier run would be taken for this one's sign of life.
-    if let Err(error) = std::fs::remove_file(name.kubeconfig())
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error).context("removing the old kubeconfig");
-    }
+fn server_command(flags: &server::Flags, settings: &Settings) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-    command.args(["server", "--name", name.as_str()]);
-    command.args(["--node-name", &settings.node_name]);
+    command.args(["server", "--name", flags.name.as_str()]);
+    command.args(["--node-name", &settings.first().name]);
     command.args(["--insecure-port", &flags.insecure_port.to_string()]);
     command.args(["--etcd-port", &flags.etcd_port.to_string()]);
     if let Some(path) = &flags.pod_manifest_path {
@@ -139,22 +173,18 @@ fn launch(flags: &server::Flags, settings: &Settings) -> anyhow::Result<()> {
     for registry in &flags.plain_http_registry {
         command.args(["--plain-http-registry", registry]);
     }
+    Ok(command)
+}
+
+/// Starts a part of the cluster apart from this terminal, with its log in a file.
+fn launch(mut command: Command, place: &Place) -> anyhow::Result<()> {
+    let path = place.log_path();
+    let log = OpenOptions::new().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("opening {}", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A process group of its own: what ends the terminal's programs does not end the cluster.
     command.process_group(0);
-    command.spawn().context("starting the server")?;
-    Ok(())
-}
-
-/// Waits for the server's kubeconfig, then for its node.
-async fn wait_ready(name: &Name, settings: &Settings) -> anyhow::Result<()> {
-    appears(&name.kubeconfig()).await?;
-    let client = client_of(name)?;
-    let nodes: Api<Node> = Api::all(client);
-    kube::runtime::wait::await_condition(nodes, &settings.node_name, |node: Option<&Node>| {
-        node.is_some_and(is_ready)
-    })
-    .await?;
+    command.spawn().context("starting a server")?;
     Ok(())
 }
 
@@ -190,7 +220,7 @@ pub async fn status(flags: &NameFlag) -> anyhow::Result<()> {
     let Some(settings) = Settings::read(&name.settings_path())? else {
         bail!("there is no cluster {name}; make one with `tiphys up`");
     };
-    let Some(pid) = running(name) else {
+    let Some(pid) = running(&name.place(&settings, 0)) else {
         bail!("cluster {name} is down; start it with `tiphys up`");
     };
     let client = client_of(name)?;
@@ -218,10 +248,14 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
         println!("there is no cluster {name}");
         return Ok(());
     };
-    if let Some(pid) = running(name) {
-        terminate(pid).await?;
+    let places = (0..settings.nodes.len()).map(|index| name.place(&settings, index));
+    let ended = places.filter_map(|place| running(&place)).map(terminate);
+    futures::future::try_join_all(ended).await?;
+    for index in 0..settings.nodes.len() {
+        crate::teardown::node(name, &settings, index).await?;
     }
-    crate::teardown::node(name, &settings).await?;
+    let disconnected = (name.clone(), settings.clone());
+    tokio::task::spawn_blocking(move || nodes::disconnect(&disconnected.0, &disconnected.1)).await??;
     if let Some(path) = user_kubeconfig().filter(|p| p.exists()) {
         kubeconfig::remove(&path, &context_name(name))?;
     }
@@ -265,13 +299,27 @@ async fn terminate(pid: Pid) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The runtimes of a cluster's nodes, by their local sockets' directories.
+fn node_runs(name: &Name) -> anyhow::Result<Vec<PathBuf>> {
+    let Some(settings) = Settings::read(&name.settings_path())? else {
+        bail!("there is no cluster {name}; make one with `tiphys up`");
+    };
+    Ok((0..settings.nodes.len()).map(|index| name.place(&settings, index).run).collect())
+}
+
+/// Asks every node alike; what the first says is what is printed.
+async fn ask_all(runs: &[PathBuf], ask: &Ask) -> anyhow::Result<Answer> {
+    let answers = futures::future::try_join_all(runs.iter().map(|run| control::ask(run, ask))).await?;
+    answers.into_iter().next().context("a cluster has a node")
+}
+
 pub async fn image(flags: ImageFlags) -> anyhow::Result<()> {
-    let run = flags.name.run();
+    let runs = node_runs(&flags.name)?;
     match flags.command {
         ImageCommand::Import { archives } => {
             for archive in archives {
                 let path = archive.canonicalize().with_context(|| format!("{}", archive.display()))?;
-                if let Answer::Images(images) = control::ask(&run, &Ask::Import(path)).await? {
+                if let Answer::Images(images) = ask_all(&runs, &Ask::Import(path)).await? {
                     for image in images {
                         println!("imported {}", image.names.join(", "));
                     }
@@ -279,11 +327,11 @@ pub async fn image(flags: ImageFlags) -> anyhow::Result<()> {
             }
         }
         ImageCommand::Pull { image } => {
-            control::ask(&run, &Ask::Pull(image.clone())).await?;
+            ask_all(&runs, &Ask::Pull(image.clone())).await?;
             println!("pulled {image}");
         }
         ImageCommand::Ls => {
-            if let Answer::Images(images) = control::ask(&run, &Ask::List).await? {
+            if let Answer::Images(images) = ask_all(&runs, &Ask::List).await? {
                 println!("{:<60} {:<15} {:>10}", "IMAGE", "ID", "SIZE");
                 for image in images {
                     let id = image.id.trim_start_matches("sha256:");
@@ -296,7 +344,7 @@ pub async fn image(flags: ImageFlags) -> anyhow::Result<()> {
         }
         ImageCommand::Rm { images } => {
             for image in images {
-                control::ask(&run, &Ask::Remove(image.clone())).await?;
+                ask_all(&runs, &Ask::Remove(image.clone())).await?;
                 println!("removed {image}");
             }
         }

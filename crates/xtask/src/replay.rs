@@ -1,8 +1,9 @@
 //! Recorded requests, played against a server, with a ratchet of the cases that pass.
 //!
-//! The recordings and their player lie beside the source tree and may be absent; then there is nothing to
-//! do. `tests/replay-passing.txt` names the cases that pass: losing one is a fault. Cases that
-//! `docs/differences.md` names differ by version and are left out on both sides.
+//! The recordings and their player lie beside the source tree, or where `TIPHYS_RECORDINGS` says, and may
+//! be absent; then there is nothing to do. `tests/replay-passing.txt` names the cases that pass: losing one
+//! is a fault. Cases that `docs/differences.md` names differ by version and are left out on both sides;
+//! fields that it names are left out of the comparison of every case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -14,6 +15,10 @@ use serde_json::Value;
 use testkit::place;
 
 const RECORDINGS: &str = "../shared/recorded";
+const VARIABLE: &str = "TIPHYS_RECORDINGS";
+/// The recorded server's own address, which some of its answers tell.
+const ADDRESS: &str = "192.0.2.10";
+const PORT: u16 = 16443;
 const RATCHET: &str = "tests/replay-passing.txt";
 const DIFFERENCES: &str = "docs/differences.md";
 
@@ -54,15 +59,18 @@ struct Outcome {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let recordings = place::tree().join(RECORDINGS);
+    let recordings = std::env::var_os(VARIABLE).map_or_else(|| place::tree().join(RECORDINGS), PathBuf::from);
     if !recordings.join("replay.py").is_file() {
-        println!("replay: skipped, there are no recordings in {RECORDINGS}");
+        println!(
+            "replay: skipped, there are no recordings in {} ({VARIABLE} names another place)",
+            recordings.display()
+        );
         return Ok(());
     }
-    let differences = differences(&std::fs::read_to_string(place::tree().join(DIFFERENCES))?)?;
-    let mut outcomes = play(arguments, &recordings)?;
+    let differences = Differences::read(&std::fs::read_to_string(place::tree().join(DIFFERENCES))?)?;
+    let mut outcomes = play(arguments, &recordings, &differences)?;
     ensure!(!outcomes.is_empty(), "the player ran no case");
-    outcomes.retain(|outcome| !differences.contains_key(&outcome.id));
+    outcomes.retain(|outcome| !differences.cases.contains_key(&outcome.id));
     summary(&outcomes);
 
     let file = place::tree().join(RATCHET);
@@ -80,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let kept = old
             .iter()
             .map(String::as_str)
-            .filter(|id| !played.contains(id) && !differences.contains_key(*id));
+            .filter(|id| !played.contains(id) && !differences.cases.contains_key(*id));
         let all: BTreeSet<&str> = kept.chain(passing.iter().copied()).collect();
         let text: String = all.iter().map(|id| format!("{id}\n")).collect();
         std::fs::write(&file, text)?;
@@ -94,21 +102,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn play(arguments: &Arguments, recordings: &Path) -> Result<Vec<Outcome>> {
+fn play(arguments: &Arguments, recordings: &Path, differences: &Differences) -> Result<Vec<Outcome>> {
     let given = (&arguments.server, &arguments.ca, &arguments.cert, &arguments.key);
     if let (Some(server), Some(ca), Some(cert), Some(key)) = given {
-        return player(arguments, recordings, server, [ca, cert, key]);
+        return player(arguments, (recordings, differences), server, [ca, cert, key]);
     }
     ensure!(arguments.profile == "api", "recordings with controllers need a control plane: give --server");
     let server = Server::start()?;
     let [ca, cert, key] =
         ["ca.crt", "admin.crt", "admin.key"].map(|name| server.dir.path().join("pki").join(name));
-    player(arguments, recordings, &server.url, [&ca, &cert, &key])
+    player(arguments, (recordings, differences), &server.url, [&ca, &cert, &key])
 }
 
 fn player(
     arguments: &Arguments,
-    recordings: &Path,
+    (recordings, differences): (&Path, &Differences),
     server: &str,
     files: [&PathBuf; 3],
 ) -> Result<Vec<Outcome>> {
@@ -123,7 +131,16 @@ fn player(
     for area in &arguments.area {
         command.args(["--area", area]);
     }
-    command.arg("--kubectl").arg(place::kubectl()?);
+    for field in differences.fields.keys() {
+        command.arg("--ignore").arg(field);
+    }
+    // Without a kubectl the player leaves its area out.
+    match place::kubectl() {
+        Ok(kubectl) => {
+            command.arg("--kubectl").arg(kubectl);
+        }
+        Err(error) => println!("replay: without area kubectl: {error}"),
+    }
     // It prints megabytes of differences and fails if there is any: the log says which.
     if !arguments.show {
         command.stdout(std::fs::File::create(&printed)?);
@@ -157,20 +174,34 @@ fn summary(outcomes: &[Outcome]) {
     }
 }
 
-/// Case ids of the page's tables, with the reasons.
-fn differences(page: &str) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for line in page.lines() {
-        let mut cells = line.trim().trim_matches('|').split('|').map(str::trim);
-        let (Some(first), Some(reason)) = (cells.next(), cells.next()) else { continue };
-        let Some(id) = first.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else { continue };
-        ensure!(!reason.is_empty(), "{DIFFERENCES}: {id} has no reason");
-        ensure!(
-            found.insert(id.to_owned(), reason.to_owned()).is_none(),
-            "{DIFFERENCES}: {id} is there twice"
-        );
+/// What the page's tables name, with the reasons.
+#[derive(Debug, Default)]
+struct Differences {
+    /// By a case's id.
+    cases: BTreeMap<String, String>,
+    /// By a regular expression of paths into answers.
+    fields: BTreeMap<String, String>,
+}
+
+impl Differences {
+    fn read(page: &str) -> Result<Differences> {
+        let mut found = Differences::default();
+        for line in page.lines() {
+            // A bar within a regular expression is escaped, as Markdown has it.
+            let line = line.trim().trim_matches('|').replace("\\|", "\u{0}");
+            let mut cells = line.split('|').map(str::trim);
+            let (Some(first), Some(reason)) = (cells.next(), cells.next()) else { continue };
+            let Some(name) = first.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else {
+                continue;
+            };
+            ensure!(!reason.is_empty(), "{DIFFERENCES}: {name} has no reason");
+            let name = name.replace('\u{0}', "|");
+            let table = if name.starts_with('/') { &mut found.fields } else { &mut found.cases };
+            let before = table.insert(name.clone(), reason.to_owned());
+            ensure!(before.is_none(), "{DIFFERENCES}: {name} is there twice");
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 fn read_ratchet(file: &Path) -> Result<BTreeSet<String>> {
@@ -191,22 +222,30 @@ struct Server {
 impl Server {
     fn start() -> Result<Server> {
         let dir = tempfile::tempdir()?;
+        // The port is the recorded one; the loopback address is this process's own, so that several runs
+        // do not meet.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let bind = format!("127.{}.{high}.{low}", 64 + (std::process::id() >> 16) % 128);
         let mut child = Command::new(place::tiphys()?)
-            .args(["kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0"])
+            .arg("kube-apiserver")
+            .arg(format!("--bind-address={bind}"))
+            .arg(format!("--secure-port={PORT}"))
+            .arg(format!("--advertise-address={ADDRESS}"))
             .arg("--data-dir")
             .arg(dir.path().join("data"))
             .arg("--cert-dir")
             .arg(dir.path().join("pki"))
+            .arg("--write-kubeconfig")
+            .arg(dir.path().join("admin.kubeconfig"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("couldn't start tiphys kube-apiserver")?;
         let stdout = child.stdout.take().context("it has a standard output")?;
         // From here on dropping the value ends the process.
-        let mut server = Server { child, url: String::new(), dir };
+        let mut server = Server { child, url: format!("https://{bind}:{PORT}"), dir };
         for line in BufReader::new(stdout).lines() {
-            if let Some((_, address)) = line?.rsplit_once(':').filter(|(text, _)| text.contains("https://")) {
-                server.url = format!("https://127.0.0.1:{}", address.trim());
+            if line?.contains("serving on https://") {
                 return Ok(server);
             }
         }
@@ -228,16 +267,17 @@ mod tests {
 
     #[test]
     fn differences_are_read_from_tables() {
-        let page = "text | with a bar\n| case | reason |\n| --- | --- |\n| `a.b` | Removed in v1.29. |\n| `c` | New. |\n";
-        let found = differences(page).unwrap();
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["a.b", "c"]);
-        assert!(differences("| `a` | |").is_err());
-        assert!(differences("| `a` | x |\n| `a` | y |").is_err());
+        let page = "text | with a bar\n| case | reason |\n| --- | --- |\n| `a.b` | Removed in v1.29. |\n| `c` | New. |\n| `/x/(a\\|b)$` | Later. |\n";
+        let found = Differences::read(page).unwrap();
+        assert_eq!(found.cases.keys().collect::<Vec<_>>(), ["a.b", "c"]);
+        assert_eq!(found.fields.keys().collect::<Vec<_>>(), ["/x/(a|b)$"]);
+        assert!(Differences::read("| `a` | |").is_err());
+        assert!(Differences::read("| `a` | x |\n| `a` | y |").is_err());
     }
 
     #[test]
     fn the_page_of_this_tree_can_be_read() {
-        differences(&std::fs::read_to_string(place::tree().join(DIFFERENCES)).unwrap()).unwrap();
+        Differences::read(&std::fs::read_to_string(place::tree().join(DIFFERENCES)).unwrap()).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Labels;
-use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, Written, write};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -17,8 +17,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::context::{Context, Error};
-use crate::ownership::{self, controller_of};
-use crate::pods;
+use crate::ownership::{self, Owner, controller_of};
+use crate::{pods, wake};
 use plan::{Action, Plan, plan};
 
 struct Controller {
@@ -26,6 +26,7 @@ struct Controller {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    written: Written,
 }
 
 pub async fn run(context: Context) {
@@ -35,7 +36,7 @@ pub async fn run(context: Context) {
     let pods = context.informers.of::<Pod>();
     deployments.enqueue(&queue, |change| [ObjectKey::of(&**change.object())]);
     let known = deployments.clone();
-    sets.enqueue(&queue, move |change| owners_of(change, &known));
+    sets.enqueue(&queue, move |change| wake::owners_of(change, &known));
     // A pod that is gone may be the last of the old ones a Recreate waits for.
     let (known, parents) = (deployments.clone(), sets.clone());
     pods.enqueue(&queue, move |change| {
@@ -53,35 +54,14 @@ pub async fn run(context: Context) {
     pods.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, deployments, sets, pods });
+    let controller = Arc::new(Controller { context, deployments, sets, pods, written: Written::default() });
     client::run("deployment", queue, workers, controller, cancel).await;
 }
 
-fn owners_of(change: &client::Change<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<ObjectKey> {
-    let namespace = change.object().metadata.namespace.clone().unwrap_or_default();
-    let of = |set: &ReplicaSet| {
-        let owner = controller_of(set).filter(|owner| owner.kind == "Deployment")?;
-        Some(ObjectKey::new(namespace.clone(), &owner.name))
-    };
-    let mut keys: Vec<ObjectKey> = of(change.object()).into_iter().collect();
-    if let Some(before) = change.old().and_then(|old| of(old))
-        && !keys.contains(&before)
-    {
-        keys.push(before);
+impl Owner for Deployment {
+    fn selector(&self) -> Labels {
+        Labels::from_label_selector(&self.spec.selector)
     }
-    if controller_of(&**change.object()).is_none() && !change.is_deleted() {
-        let labels = change.object().metadata.labels.as_ref();
-        let selecting = deployments.in_namespace(&namespace).into_iter().filter(|deployment| {
-            let selector = selector_of(deployment);
-            !selector.is_empty() && ownership::matches(&selector, labels)
-        });
-        keys.extend(selecting.map(|deployment| ObjectKey::of(&*deployment)));
-    }
-    keys
-}
-
-fn selector_of(deployment: &Deployment) -> Labels {
-    Labels::from_label_selector(&deployment.spec.selector)
 }
 
 impl Reconcile for Controller {
@@ -89,14 +69,19 @@ impl Reconcile for Controller {
     type Error = Error;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
-        let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
-        let selector = selector_of(&deployment);
-        if selector.is_empty() {
+        let Some(deployment) = self.deployments.get(key) else {
+            self.written.forget(key);
+            return Ok(None);
+        };
+        if !self.written.is_shown(&*deployment) {
+            return Ok(None);
+        }
+        if deployment.selector().is_empty() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             self.context.recorder.warning(&*deployment, "SelectingAll", message);
             return Ok(None);
         }
-        let sets = ownership::claim(&self.context.client, &*deployment, &selector, &self.sets).await?;
+        let sets = ownership::claim(&self.context.client, &*deployment, &self.sets).await?;
         let sets: Vec<ReplicaSet> = sets.iter().map(|set| ReplicaSet::clone(set)).collect();
         let running = |set: &ReplicaSet| {
             let uid = set.metadata.uid.as_deref().unwrap_or_default();
@@ -120,7 +105,8 @@ impl Reconcile for Controller {
         }
         wanted.status = Some(status);
         let written = write::replace_status(&api, &current, &wanted).await;
-        write::found(written).map_err(Error::api(format!("status of {key}")))?;
+        let written = write::found(written).map_err(Error::api(format!("status of {key}")))?;
+        written.flatten().iter().for_each(|deployment| self.written.note(deployment));
         Ok(again)
     }
 }

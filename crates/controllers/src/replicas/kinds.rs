@@ -1,7 +1,5 @@
 //! The two kinds the core serves.
 
-use std::fmt::Debug;
-
 use api::selector::{Labels, Requirement};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
@@ -9,28 +7,15 @@ use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Resource;
-use kube::core::NamespaceResourceScope;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+
+use crate::ownership::Owner;
 
 /// A kind that asks for a number of pods like its template.
-pub trait Replicated:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + PartialEq
-    + DeserializeOwned
-    + Serialize
-    + Send
-    + Sync
-    + 'static
-{
+pub trait Replicated: Owner {
     const NAME: &'static str;
 
     fn replicas(&self) -> usize;
     fn min_ready_seconds(&self) -> u64;
-    fn selector(&self) -> Labels;
     fn template(&self) -> Option<&PodTemplateSpec>;
     fn status(&self) -> Status;
     fn set_status(&mut self, status: Status);
@@ -82,6 +67,19 @@ fn some(value: usize) -> Option<i32> {
     (value > 0).then(|| number(value))
 }
 
+impl Owner for ReplicaSet {
+    fn selector(&self) -> Labels {
+        Labels::from_label_selector(&self.spec.selector)
+    }
+}
+
+impl Owner for ReplicationController {
+    fn selector(&self) -> Labels {
+        let pairs = self.spec.iter().flat_map(|spec| spec.selector.iter().flatten());
+        Labels(pairs.map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()])).collect())
+    }
+}
+
 impl Replicated for ReplicaSet {
     const NAME: &'static str = "replicaset";
 
@@ -91,10 +89,6 @@ impl Replicated for ReplicaSet {
 
     fn min_ready_seconds(&self) -> u64 {
         count(self.spec.min_ready_seconds) as u64
-    }
-
-    fn selector(&self) -> Labels {
-        Labels::from_label_selector(&self.spec.selector)
     }
 
     fn template(&self) -> Option<&PodTemplateSpec> {
@@ -156,11 +150,6 @@ impl Replicated for ReplicationController {
 
     fn min_ready_seconds(&self) -> u64 {
         self.spec.as_ref().map_or(0, |spec| count(spec.min_ready_seconds)) as u64
-    }
-
-    fn selector(&self) -> Labels {
-        let pairs = self.spec.iter().flat_map(|spec| spec.selector.iter().flatten());
-        Labels(pairs.map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()])).collect())
     }
 
     fn template(&self) -> Option<&PodTemplateSpec> {

@@ -7,28 +7,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, Expectations, Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
-use futures::future::join_all;
+use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 
 use crate::context::{Context, Error};
 use crate::ownership::{self, controller_of, controller_ref};
-use crate::pods;
+use crate::pod_control::{BURST, PodControl, pod_from};
+use crate::{pods, wake};
 
 pub use kinds::{Replicated, Status};
+pub(crate) use plan::dispensable;
 use plan::{Plan, plan};
-
-/// The most pods made or deleted in one go.
-const BURST: usize = 500;
 
 struct Controller<K> {
     context: Context,
     owners: Informer<K>,
     pods: Informer<Pod>,
-    expectations: Arc<Expectations>,
+    control: PodControl,
 }
 
 /// Runs the controller of one kind until the context is cancelled.
@@ -36,8 +33,8 @@ pub async fn run<K: Replicated>(context: Context) {
     let queue = WorkQueue::default();
     let owners = context.informers.of::<K>();
     let pods = context.informers.of::<Pod>();
-    let expectations = Arc::new(Expectations::default());
-    let forget = expectations.clone();
+    let control = PodControl::new(&context);
+    let forget = control.expectations.clone();
     owners.enqueue(&queue, move |change| {
         let key = ObjectKey::of(&**change.object());
         if change.is_deleted() {
@@ -45,55 +42,17 @@ pub async fn run<K: Replicated>(context: Context) {
         }
         [key]
     });
-    let (expected, known) = (expectations.clone(), owners.clone());
-    pods.enqueue(&queue, move |change| keys_of(change, &expected, &known));
+    let (expected, known) = (control.expectations.clone(), owners.clone());
+    pods.enqueue(&queue, move |change| {
+        wake::observe::<K>(change, &expected);
+        wake::owners_of(change, &known)
+    });
     owners.synced().await;
     pods.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, owners, pods, expectations });
+    let controller = Arc::new(Controller { context, owners, pods, control });
     client::run(K::NAME, queue, workers, controller, cancel).await;
-}
-
-/// The owners a change of a pod is of interest to; notes what was expected.
-fn keys_of<K: Replicated>(
-    change: &Change<Pod>,
-    expectations: &Expectations,
-    owners: &Informer<K>,
-) -> Vec<ObjectKey> {
-    let pod = change.object();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let key_of = |pod: &Pod| {
-        let owner = controller_of(pod)?;
-        (owner.kind == K::kind(&()) && owner.api_version == K::api_version(&()))
-            .then(|| ObjectKey::new(namespace, &owner.name))
-    };
-    let key = key_of(pod);
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    if let Some(key) = &key {
-        match change {
-            // A pod that is told to end counts as deleted, even if we hear of it for the first time.
-            _ if pods::is_deleting(pod) || change.is_deleted() => expectations.deletion_observed(key, uid),
-            Change::Added(_) => expectations.creation_observed(key),
-            _ => {}
-        }
-    }
-    let mut keys: Vec<ObjectKey> = key.into_iter().collect();
-    if let Change::Updated { old, .. } = change {
-        let before = key_of(old);
-        if before.as_ref() != keys.first() {
-            keys.extend(before);
-        }
-    }
-    let orphan = controller_of(&**pod).is_none() && !change.is_deleted() && !pods::is_deleting(pod);
-    if orphan {
-        let selecting = owners.in_namespace(namespace).into_iter().filter(|owner| {
-            let labels = pod.metadata.labels.as_ref();
-            labels.is_some_and(|l| !l.is_empty()) && ownership::matches(&owner.selector(), labels)
-        });
-        keys.extend(selecting.map(|owner| ObjectKey::of(&*owner)));
-    }
-    keys
 }
 
 impl<K: Replicated> Reconcile for Controller<K> {
@@ -101,50 +60,36 @@ impl<K: Replicated> Reconcile for Controller<K> {
     type Error = Error;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
+        let expectations = &self.control.expectations;
         let Some(owner) = self.owners.get(key) else {
-            self.expectations.forget(key);
+            expectations.forget(key);
             return Ok(None);
         };
-        let satisfied = self.expectations.satisfied(key);
-        let selector = owner.selector();
-        if selector.is_empty() {
+        let satisfied = expectations.satisfied(key);
+        if owner.selector().is_empty() {
             return Ok(None);
         }
-        let claimed = ownership::claim(&self.context.client, &*owner, &selector, &self.pods).await?;
+        let claimed = ownership::claim(&self.context.client, &*owner, &self.pods).await?;
         let manage = satisfied && owner.meta().deletion_timestamp.is_none();
         let now = Timestamp::now();
         let ranks = if manage { self.ranks(&owner) } else { HashMap::new() };
         let Plan { create, delete, status, again } = plan(&*owner, &claimed, &ranks, now);
         let mut failure = Ok(());
-        if manage && create > 0 {
-            failure = self.create(key, &owner, create.min(BURST)).await;
-        } else if manage && !delete.is_empty() {
-            failure = self.delete(key, &owner, &delete[..delete.len().min(BURST)]).await;
+        if manage {
+            let pod = pod_from(owner.template(), controller_ref(&*owner), &key.name);
+            let create = vec![pod; create.min(BURST)];
+            failure = self.control.apply(key, &*owner, &create, &delete).await;
         }
         let mut wanted = K::clone(&owner);
-        let reason = if create > 0 { "FailedCreate" } else { "FailedDelete" };
-        let fault = failure.as_ref().err().map(|error| (reason, error.message()));
+        let fault = failure.as_ref().err().map(|failure| (failure.reason, failure.message.clone()));
         // What was not looked at because it is expected to change is not told as a success.
         let status = if manage || fault.is_some() { status.with_failure(fault, now) } else { status };
         wanted.set_status(status);
         let api: Api<K> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let written = write::replace_status(&api, &*owner, &wanted).await;
         write::found(written).map_err(Error::api(format!("status of {key}")))?;
-        failure.map_err(|error| Error::Waiting(error.message()))?;
+        failure.map_err(Error::Pods)?;
         Ok(again)
-    }
-}
-
-/// Why pods were not made or deleted.
-#[derive(Debug)]
-struct Failure(kube::Error);
-
-impl Failure {
-    fn message(&self) -> String {
-        match &self.0 {
-            kube::Error::Api(status) => status.message.clone(),
-            other => other.to_string(),
-        }
     }
 }
 
@@ -165,98 +110,5 @@ impl<K: Replicated> Controller<K> {
             }
         }
         ranks
-    }
-
-    /// Makes `count` pods: one, then two, then four at a time, so that what is refused is refused few
-    /// times.
-    async fn create(&self, key: &ObjectKey, owner: &K, count: usize) -> Result<(), Failure> {
-        self.expectations.expect_creations(key, count);
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let pod = pod_from(owner.template(), controller_ref(owner), &key.name);
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            let size = batch.min(left);
-            let params = PostParams::default();
-            let made = join_all((0..size).map(|_| api.create(&params, &pod))).await;
-            left -= size;
-            batch *= 2;
-            let mut failure = None;
-            for result in made {
-                match result {
-                    Ok(pod) => {
-                        let name = pod.metadata.name.unwrap_or_default();
-                        self.context.recorder.normal(
-                            owner,
-                            "SuccessfulCreate",
-                            format!("Created pod: {name}"),
-                        );
-                    }
-                    Err(error) => {
-                        self.expectations.creation_observed(key);
-                        if !write::namespace_terminating(&error) {
-                            let error = Failure(error);
-                            let message = format!("Error creating: {}", error.message());
-                            self.context.recorder.warning(owner, "FailedCreate", message);
-                            failure = Some(error);
-                        }
-                    }
-                }
-            }
-            if let Some(failure) = failure {
-                self.expectations.creations_observed(key, left);
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &ObjectKey, owner: &K, victims: &[Arc<Pod>]) -> Result<(), Failure> {
-        let uids = victims.iter().filter_map(|pod| pod.metadata.uid.clone());
-        self.expectations.expect_deletions(key, uids);
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let deletions = victims.iter().map(|pod| {
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
-                ..DeleteParams::default()
-            };
-            let (api, name) = (&api, pod.metadata.name.as_deref().unwrap_or_default());
-            async move { (name, pod, api.delete(name, &params).await) }
-        });
-        let mut failure = Ok(());
-        for (name, pod, result) in join_all(deletions).await {
-            let Err(error) = result else {
-                self.context.recorder.normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"));
-                continue;
-            };
-            self.expectations.deletion_observed(key, pod.metadata.uid.as_deref().unwrap_or_default());
-            if !write::is_not_found(&error) {
-                let error = Failure(error);
-                let message = format!("Error deleting: {}", error.message());
-                self.context.recorder.warning(owner, "FailedDelete", message);
-                failure = Err(error);
-            }
-        }
-        failure
-    }
-}
-
-/// A pod as a template describes it.
-pub(crate) fn pod_from(
-    template: Option<&PodTemplateSpec>,
-    owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference,
-    owner_name: &str,
-) -> Pod {
-    let meta = template.and_then(|template| template.metadata.as_ref());
-    Pod {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{owner_name}-")),
-            labels: meta.and_then(|meta| meta.labels.clone()),
-            annotations: meta.and_then(|meta| meta.annotations.clone()),
-            finalizers: meta.and_then(|meta| meta.finalizers.clone()),
-            owner_references: Some(vec![owner]),
-            ..Default::default()
-        },
-        spec: template.and_then(|template| template.spec.clone()),
-        status: None,
     }
 }

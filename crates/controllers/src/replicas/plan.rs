@@ -83,7 +83,7 @@ fn status<K: Replicated>(
 }
 
 /// Orders pods for deletion as upstream's `ActivePodsWithRanks`: what is least of a loss first.
-fn dispensable(a: &Pod, b: &Pod, ranks: &HashMap<String, usize>, now: Timestamp) -> Ordering {
+pub(crate) fn dispensable(a: &Pod, b: &Pod, ranks: &HashMap<String, usize>, now: Timestamp) -> Ordering {
     let phase = |pod: &Pod| match pods::phase(pod) {
         "Pending" => 0,
         "Unknown" => 1,

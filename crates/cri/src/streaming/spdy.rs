@@ -131,18 +131,29 @@ impl<T: AsyncRead + AsyncWrite + Send> Driver<T> {
         let out = self.opener.out.clone();
         let writing = write_frames(write, self.frames, self.data);
         let reading = read_frames(read, self.opener, self.accepted);
-        tokio::pin!(writing, reading);
-        tokio::select! {
-            result = &mut reading => {
-                streams.lock().await.clear();
-                return result;
+        tokio::pin!(writing, reading, done);
+        let mut written = None;
+        let result = loop {
+            tokio::select! {
+                result = &mut reading => break result,
+                // The peer reads no more; what it sent before is still read.
+                result = &mut writing, if written.is_none() => written = Some(result),
+                () = &mut done => {
+                    // The writer ends after the last frame, having sent the data queued before it.
+                    let last = async {
+                        match written {
+                            Some(result) => result,
+                            None if out.send(Frame::GoAway).await.is_ok() => writing.await,
+                            None => Ok(()),
+                        }
+                    };
+                    break tokio::select! { result = last => result, result = &mut reading => result };
+                }
             }
-            result = &mut writing => return result,
-            () = done => {}
-        }
-        // The writer ends after the last frame, having sent the data queued before it.
-        let last = async { if out.send(Frame::GoAway).await.is_ok() { writing.await } else { Ok(()) } };
-        tokio::select! { result = last => result, result = reading => result }
+        };
+        // Readers are told that nothing more comes.
+        streams.lock().await.clear();
+        result
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use client::placement::tolerates;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
-use scheduler::filters::{check, tolerates};
+use scheduler::filters::check;
 use scheduler::resources::Resources;
 use scheduler::{NodeInfo, PodInfo, Snapshot};
 

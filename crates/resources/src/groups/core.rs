@@ -6,8 +6,8 @@ use registry::Verb;
 
 use super::gvk;
 use crate::kinds::{
-    binding, configmap, endpoints, event, eviction, limits, namespace, node, pod, scale, secret, service,
-    volumeclaim, workload,
+    binding, configmap, endpoints, event, eviction, limits, namespace, node, pod, podresize, scale, secret,
+    service, volumeclaim, workload,
 };
 use crate::{Injected, Row, Settings, tables};
 
@@ -17,6 +17,11 @@ fn core(kind: &str, plural: &str) -> Row {
 
 pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
     let mut rows = vec![
+        core("ComponentStatus", "componentstatuses")
+            .table(tables::core::component_status())
+            .cluster()
+            .short(&["cs"])
+            .verbs(&[Verb::Get, Verb::List]),
         core("ConfigMap", "configmaps")
             .table(tables::core::config_map())
             .short(&["cm"])
@@ -137,6 +142,6 @@ fn pods() -> Row {
             Arc::new(pod::Stream("portForward")),
         )
         .connect("proxy", Some(gvk("", "v1", "PodProxyOptions")), Arc::new(pod::Proxy))
-        .part("resize", Arc::new(pod::Resize))
+        .part("resize", Arc::new(podresize::Resize))
         .strategy(pod::Strategy)
 }

@@ -19,6 +19,17 @@ fn flow(kind: &str, plural: &str) -> Row {
     Row::new("flowcontrol.apiserver.k8s.io", "v1", kind, plural).cluster().status().generation()
 }
 
+fn extension(kind: &str, plural: &str) -> Row {
+    Row::new("apiextensions.k8s.io", "v1", kind, plural)
+        .strategy(crate::kinds::crd::Strategy)
+        .cluster()
+        .at(&format!("apiextensions.k8s.io/{plural}"))
+        .short(&["crd", "crds"])
+        .categories(&["api-extensions"])
+        .status()
+        .generation()
+}
+
 pub(super) fn rows() -> Vec<Row> {
     vec![
         rbac("ClusterRole", "clusterroles", true).cluster(),
@@ -50,6 +61,27 @@ pub(super) fn rows() -> Vec<Row> {
             .fields(&["spec.signerName"])
             .status()
             .part("approval", std::sync::Arc::new(crate::kinds::csr::Approval)),
+        Row::new("certificates.k8s.io", "v1", "ClusterTrustBundle", "clustertrustbundles")
+            .strategy(crate::kinds::csr::TrustBundle)
+            .table(tables::access::cluster_trust_bundle())
+            .cluster()
+            .fields(&["spec.signerName"]),
+        Row::new("certificates.k8s.io", "v1", "PodCertificateRequest", "podcertificaterequests")
+            .table(tables::access::pod_certificate_request())
+            .fields(&["spec.signerName", "spec.podName", "spec.nodeName"])
+            .status(),
+        extension("CustomResourceDefinition", "customresourcedefinitions"),
+        Row::new("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .strategy(crate::kinds::apiservice::Strategy)
+            .table(tables::access::api_service())
+            .cluster()
+            .at("apiregistration.k8s.io/apiservices")
+            .categories(&["api-extensions"])
+            .status(),
+        Row::new("storagemigration.k8s.io", "v1", "StorageVersionMigration", "storageversionmigrations")
+            .table(tables::access::storage_version_migration())
+            .cluster()
+            .status(),
         flow("FlowSchema", "flowschemas")
             .strategy(crate::kinds::flowcontrol::FlowSchema)
             .table(tables::access::flow_schema()),

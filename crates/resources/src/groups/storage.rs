@@ -1,6 +1,6 @@
 //! Networking, discovery, nodes, scheduling, storage, devices.
 
-use crate::kinds::{endpoints, network, storage as kinds, workload};
+use crate::kinds::{endpoints, network, priorityclass, storage as kinds};
 use crate::{Row, tables};
 
 fn networking(kind: &str, plural: &str) -> Row {
@@ -21,6 +21,7 @@ pub(super) fn rows() -> Vec<Row> {
             .strategy(network::Ingress)
             .table(tables::network::ingress())
             .at("ingress")
+            .fault_group("extensions")
             .short(&["ing"])
             .status()
             .generation(),
@@ -36,6 +37,7 @@ pub(super) fn rows() -> Vec<Row> {
             .fields(&["spec.parentRef"]),
         networking("NetworkPolicy", "networkpolicies")
             .strategy(network::NetworkPolicy)
+            .fault_group("extensions")
             .table(tables::network::network_policy())
             .short(&["netpol"])
             .generation(),
@@ -49,7 +51,7 @@ pub(super) fn rows() -> Vec<Row> {
             .table(tables::node::runtime_class())
             .cluster(),
         Row::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
-            .strategy(workload::PriorityClass)
+            .strategy(priorityclass::PriorityClass)
             .table(tables::node::priority_class())
             .cluster()
             .short(&["pc"]),
@@ -82,6 +84,12 @@ pub(super) fn rows() -> Vec<Row> {
         resource("DeviceClass", "deviceclasses")
             .table(tables::storage::plain_age())
             .cluster()
+            .generation()
+            .answers_deleted(),
+        resource("DeviceTaintRule", "devicetaintrules")
+            .table(tables::storage::device_taint_rule())
+            .cluster()
+            .status()
             .generation()
             .answers_deleted(),
         resource("ResourceClaim", "resourceclaims")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kinds::{hpa, job, scale, workload};
+use crate::kinds::{disruption, hpa, job, scale, workload};
 use crate::{Row, tables};
 
 fn apps(kind: &str, plural: &str) -> Row {
@@ -68,7 +68,7 @@ pub(super) fn rows() -> Vec<Row> {
             .categories(&["all"])
             .status(),
         Row::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
-            .strategy(workload::PodDisruptionBudget)
+            .strategy(disruption::PodDisruptionBudget)
             .table(tables::workload::pod_disruption_budget())
             .short(&["pdb"])
             .status()

@@ -83,13 +83,7 @@ impl Act for Bind {
                 &UpdateOptions::default(),
             )
             .await?;
-        let mut done = Status { status: "Success".into(), code: 201, ..Status::default() };
-        done.kind = "Status".into();
-        done.api_version = "v1".into();
-        match serde_json::to_value(done).map_err(Status::internal)? {
-            Value::Object(map) => Ok(Object(map)),
-            _ => Err(Status::internal("a Status is no map")),
-        }
+        super::acted::success()
     }
 }
 

@@ -25,7 +25,8 @@ impl registry::Strategy for Strategy {
             }
         }
         if size > SIZE_MAX {
-            errors.too_long(&Path::root(), SIZE_MAX);
+            // The path of a field without a name, as Go writes it.
+            errors.too_long(&Path::new("[]"), SIZE_MAX);
         }
     }
 

@@ -73,6 +73,20 @@ impl registry::Strategy for Strategy {
         }
     }
 
+    /// Whether it is approved is said through a path of its own.
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        conditions(new, old, &[], errors);
+        let before = old.get_str(&["status", "certificate"]);
+        if !before.is_empty() && new.get_str(&["status", "certificate"]) != before {
+            let words = "updates may not change certificate once set";
+            errors.forbidden(&Path::new("status.certificate"), words);
+        }
+    }
+
+    fn prepare_status(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        stamp(new, old);
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         let request = BASE64_STANDARD.decode(spec.str("request")).unwrap_or_default();
@@ -147,5 +161,113 @@ impl PartHook for Approval {
         if let Some(conditions) = conditions {
             new.set(&["status", "conditions"], conditions);
         }
+        stamp(new, old);
+    }
+
+    fn validate(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        conditions(new, old, &["Approved", "Denied"], errors);
+    }
+}
+
+/// A condition that is new or changed gets its times.
+fn stamp(new: &mut Object, old: &Object) {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let before: Vec<Value> =
+        old.get(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = new.0.get_mut("status").and_then(|s| s.get_mut("conditions")).and_then(Value::as_array_mut);
+    for condition in list.into_iter().flatten() {
+        let twin = before.iter().find(|b| b.get("type") == condition.get("type"));
+        let Value::Object(condition) = condition else { continue };
+        let absent = |c: &serde_json::Map<String, Value>, f: &str| c.get(f).is_none_or(Value::is_null);
+        if absent(condition, "lastTransitionTime") {
+            let same = twin.filter(|t| t.get("status") == condition.get("status"));
+            let then = same.and_then(|t| t.get("lastTransitionTime").cloned());
+            condition.insert("lastTransitionTime".into(), then.unwrap_or_else(|| now.as_str().into()));
+        }
+        if absent(condition, "lastUpdateTime") {
+            condition.insert("lastUpdateTime".into(), now.as_str().into());
+        }
+    }
+}
+
+/// Conditions stand for good where they are `settled`; approved and denied exclude each other.
+fn conditions(new: &Object, old: &Object, settled: &[&str], errors: &mut Errors) {
+    let all = At::of(new, "status").items("conditions");
+    let path = Path::new("status.conditions");
+    let decided = |at: &At<'_>| matches!(at.str("type"), "Approved" | "Denied");
+    for (i, at) in all.iter().enumerate() {
+        let kind = at.str("type");
+        at.required("type", errors);
+        if all[..i].iter().any(|c| c.str("type") == kind) {
+            errors.duplicate(&at.path.child("type"), kind);
+        }
+        let known: &[&str] = match kind {
+            "Approved" | "Denied" | "Failed" => &["True"],
+            _ => &["False", "True", "Unknown"],
+        };
+        at.one_of("status", known, errors);
+        if decided(at) && all[..i].iter().any(|c| decided(c) && c.str("type") != kind) {
+            at.invalid("type", kind, "Approved and Denied conditions are mutually exclusive", errors);
+        }
+    }
+    for before in At::of(old, "status").items("conditions") {
+        let kind = before.str("type");
+        let kept = all.iter().any(|c| c.str("type") == kind);
+        if !kept && ["Approved", "Denied", "Failed"].contains(&kind) {
+            let words = format!("updates may not remove a condition of type {}", api::field::quote(kind));
+            errors.forbidden(&path, words);
+        }
+    }
+    for at in &all {
+        let kind = at.str("type");
+        let had = At::of(old, "status").items("conditions").iter().any(|c| c.str("type") == kind);
+        if !had && decided(at) && !settled.contains(&kind) {
+            let words = format!("updates may not add a condition of type {}", api::field::quote(kind));
+            errors.forbidden(&path, words);
+        }
+    }
+}
+
+/// Certificates to trust a signer by.
+pub struct TrustBundle;
+
+impl registry::Strategy for TrustBundle {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        let spec = At::of(object, "spec");
+        let signer = spec.str("signerName");
+        let name = Path::new("metadata.name");
+        if signer.is_empty() {
+            if object.name().contains(':') {
+                let words = "ClusterTrustBundle without signer name must not have \":\" in its name";
+                errors.invalid(&name, object.name(), words);
+            }
+        } else {
+            signer_name(&spec, errors);
+            let prefix = signer.replace('/', ":") + ":";
+            if !object.name().starts_with(&prefix) {
+                let words =
+                    format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
+                errors.invalid(&name, object.name(), words);
+            }
+        }
+        let text = spec.str("trustBundle");
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            let words = "trust bundle must contain at least one PEM block of type CERTIFICATE";
+            spec.invalid("trustBundle", api::field::Bare("\"<value omitted>\"".into()), words, errors);
+        }
+    }
+
+    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
+        api::names::path_segment(name)
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.validate(new, errors);
+        let path = ["spec", "signerName"];
+        crate::at::immutable(new.get(&path), old.get(&path), &Path::new("spec.signerName"), errors);
     }
 }

@@ -3,6 +3,7 @@
 use api::Object;
 use api::field::{Errors, Path};
 use api::names;
+use registry::RequestContext;
 use serde_json::Value;
 
 use crate::at::{At, immutable};
@@ -21,7 +22,12 @@ impl registry::Strategy for Endpoints {
             }
             for list in ["addresses", "notReadyAddresses"] {
                 for address in at.items(list) {
-                    address.check("ip", names::endpoint_address, errors);
+                    address.check("ip", names::ip_address, errors);
+                    if names::ip_address(address.str("ip")).is_empty() {
+                        address.check("ip", names::endpoint_address, errors);
+                    } else {
+                        address.invalid("ip", address.str("ip"), "must be a valid IP address", errors);
+                    }
                     address.check_if_set("hostname", names::dns1123_label, errors);
                     address.check_if_set("nodeName", names::dns1123_subdomain, errors);
                 }
@@ -51,6 +57,27 @@ impl registry::Strategy for EndpointSlice {
             if let Value::Object(port) = port {
                 port.entry("name").or_insert("".into());
                 port.entry("protocol").or_insert("TCP".into());
+            }
+        }
+    }
+
+    /// The topology map is what v1beta1 had; v1 shows what is stored of it and takes no more.
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        for endpoint in object.0.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::Object(endpoint) = endpoint {
+                endpoint.remove("deprecatedTopology");
+            }
+        }
+    }
+
+    fn prepare_update(&self, cx: &RequestContext, new: &mut Object, old: &Object) {
+        if new.0.get("endpoints") != old.0.get("endpoints") {
+            let held = |o: &Object| {
+                let list = o.0.get("endpoints").and_then(Value::as_array).cloned().unwrap_or_default();
+                list.iter().any(|e| e.get("deprecatedTopology").is_some())
+            };
+            if !held(old) {
+                self.prepare_create(cx, new);
             }
         }
     }

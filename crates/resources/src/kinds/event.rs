@@ -34,6 +34,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut events = Row::new("events.k8s.io", "v1", "Event", "events")
         .table(crate::tables::core::event())
         .short(&["ev"])
+        .fault_group("")
         .strategy(Strategy { strict: true });
     let fields: [(&'static str, &'static [&'static str]); 11] = [
         ("regarding.kind", &["involvedObject", "kind"]),
@@ -78,6 +79,9 @@ impl registry::Strategy for Strategy {
         let strict = self.strict || !text("eventTime").is_empty();
         if !strict {
             return;
+        }
+        for fault in api::names::dns1123_subdomain(object.name()) {
+            errors.invalid(&Path::new("metadata.name"), object.name(), fault);
         }
         // Both groups' rules; the newer group has its own names for two fields.
         let (controller, instance) =

@@ -124,6 +124,8 @@ fn metric(at: &At<'_>, errors: &mut Errors) {
         if kind.is_empty() {
             errors.required(&at.path.child("type"), "must specify a metric source type");
         } else {
+            // Once for the type, once for the source that it would need.
+            errors.not_supported(&at.path.child("type"), kind, TYPES);
             errors.not_supported(&at.path.child("type"), kind, TYPES);
         }
         return;
@@ -284,5 +286,7 @@ impl Convert for V1 {
             }
         }
         object.remove(&["status", "conditions"]);
+        let status = api::object::map_entry(&mut object.0, "status");
+        status.entry("currentReplicas").or_insert(json!(0));
     }
 }

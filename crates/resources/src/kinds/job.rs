@@ -1,11 +1,12 @@
 //! Jobs and cron jobs.
 
-use api::Object;
 use api::field::{Errors, Path};
-use registry::RequestContext;
+use api::{Object, Status};
+use async_trait::async_trait;
+use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::{cron, podspec};
+use super::podspec;
 use crate::at::{At, immutable, label_selector, selector_matches};
 
 pub struct Job;
@@ -14,6 +15,7 @@ const UID: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 const PARALLELISM_MAX_INDEXED: i64 = 100_000;
 
+#[async_trait]
 impl registry::Strategy for Job {
     fn name_faults(&self, name: &str, generated: bool) -> Vec<String> {
         api::names::dns1123_subdomain(if generated { name.trim_end_matches('-') } else { name })
@@ -48,6 +50,20 @@ impl registry::Strategy for Job {
         {
             object.set_meta("labels", labels);
         }
+    }
+
+    /// A job without labels shows its template's, whose generated ones are known by now.
+    async fn claim(
+        &self,
+        _engine: &Engine,
+        new: &mut Object,
+        _old: Option<&Object>,
+    ) -> Result<Claims, Status> {
+        let labels = new.get(&["spec", "template", "metadata", "labels"]).cloned();
+        if let (Some(labels), true) = (labels, new.labels().is_none_or(|l| l.is_empty())) {
+            new.set_meta("labels", labels);
+        }
+        Ok(Claims::default())
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
@@ -120,6 +136,9 @@ impl registry::Strategy for Job {
 
 fn generate_selector(job: &mut Object) {
     let (uid, name) = (job.uid().to_owned(), job.name().to_owned());
+    // Labels that came from the template are the same map: what is put into one is in both.
+    let shared = job.labels().is_some_and(|l| !l.is_empty())
+        && job.labels() == job.get(&["spec", "template", "metadata", "labels"]).and_then(Value::as_object);
     let given = job.get(&["spec", "selector"]).is_some_and(|s| !s.is_null());
     let Some(Value::Object(template)) = job.0.get_mut("spec").and_then(|s| s.get_mut("template")) else {
         return;
@@ -133,14 +152,9 @@ fn generate_selector(job: &mut Object) {
     if !given {
         job.set(&["spec", "selector"], json!({"matchLabels": {UID[1]: uid}}));
     }
-    let labels = job.get(&["spec", "template", "metadata", "labels"]).cloned();
-    if let Some(labels) = labels {
-        let own = api::object::map_entry(job.metadata_mut(), "labels");
-        if own.is_empty()
-            && let Value::Object(labels) = labels
-        {
-            *own = labels;
-        }
+    if shared {
+        let labels = job.get(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
+        job.set_meta("labels", labels);
     }
 }
 
@@ -308,7 +322,7 @@ impl registry::Strategy for CronJob {
         let spec = At::of(object, "spec");
         let (schedule, zone) = (spec.str("schedule"), spec.str("timeZone"));
         if spec.required("schedule", errors) {
-            if let Err(why) = cron::check(schedule) {
+            if let Err(why) = api::cron::Schedule::parse(schedule) {
                 spec.invalid("schedule", schedule, &why, errors);
             }
             if !zone.is_empty() && schedule.contains("TZ") {

@@ -2,6 +2,7 @@
 
 use api::field::{Errors, Path};
 use api::{Object, Quantity, names};
+use registry::RequestContext;
 use serde_json::{Map, Value};
 
 use super::podspec::{self, Place};
@@ -19,6 +20,13 @@ impl registry::Strategy for LimitRange {
                 fill_missing(item, "defaultRequest", "default");
                 fill_missing(item, "defaultRequest", "min");
             }
+        }
+    }
+
+    /// A limit range without a name gets one.
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        if object.name().is_empty() {
+            object.set_meta("name", uuid::Uuid::new_v4().to_string());
         }
     }
 

@@ -1,9 +1,12 @@
 //! What is odd about each kind: one module a kind (or a family), none for a kind without oddities.
 
+mod acted;
+pub mod apiservice;
 pub mod binding;
 pub mod configmap;
-mod cron;
+pub mod crd;
 pub mod csr;
+pub mod disruption;
 pub mod endpoints;
 pub mod event;
 pub mod eviction;
@@ -16,12 +19,19 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod pod;
+mod podannotations;
+pub mod podresize;
 pub mod podspec;
+mod podstatus;
 mod podupdate;
+pub mod priorityclass;
+mod rangeindex;
 pub mod rbac;
+mod replicastatus;
 pub mod scale;
 pub mod secret;
 pub mod service;
+mod serviceclaim;
 mod servicespec;
 pub mod storage;
 pub mod volumeclaim;

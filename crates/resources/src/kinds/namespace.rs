@@ -47,6 +47,20 @@ impl registry::Strategy for Strategy {
         }
     }
 
+    /// The phase follows from whether it is being deleted.
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        let phase = new.get_str(&["status", "phase"]);
+        let path = Path::new("status.Phase");
+        if new.is_deleting() {
+            if phase != "Terminating" {
+                let words = "may only be 'Terminating' if `deletionTimestamp` is not empty";
+                errors.invalid(&path, phase, words);
+            }
+        } else if phase != "Active" {
+            errors.invalid(&path, phase, "may only be 'Active' if `deletionTimestamp` is empty");
+        }
+    }
+
     fn held_back(&self, object: &Object) -> bool {
         object.get(&["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|f| !f.is_empty())
     }
@@ -65,5 +79,15 @@ impl PartHook for Finalize {
         if let Some(status) = old.0.get("status") {
             new.0.insert("status".into(), status.clone());
         }
+    }
+
+    fn validate(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        for finalizer in At::of(new, "spec").items("finalizers") {
+            registry::meta::finalizer_name(finalizer.text(), &finalizer.path, errors);
+        }
+    }
+
+    fn verbs(&self) -> Vec<&'static str> {
+        vec!["update"]
     }
 }

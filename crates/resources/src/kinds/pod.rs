@@ -7,7 +7,7 @@ use registry::resource::{Connect, PartHook, Target};
 use registry::{Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::{node, podspec, podupdate};
+use super::{node, podannotations, podspec, podstatus, podupdate};
 use crate::at::At;
 
 pub struct Strategy;
@@ -26,21 +26,38 @@ impl registry::Strategy for Strategy {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        podspec::validate(&At::of(object, "spec"), errors);
-        if object
-            .get(&["spec", "ephemeralContainers"])
-            .and_then(Value::as_array)
-            .is_some_and(|l| !l.is_empty())
-        {
-            errors.forbidden(&Path::new("spec.ephemeralContainers"), "cannot be set on create");
+        let spec = At::of(object, "spec");
+        metadata_and_spec(object, errors);
+        if spec.len("ephemeralContainers") > 0 {
+            errors.forbidden(&spec.path.child("ephemeralContainers"), "cannot be set on create");
         }
-        mirror_annotation(object, errors);
+        if spec.len("schedulingGates") > 0 && !spec.str("nodeName").is_empty() {
+            let words = "cannot be set until all schedulingGates have been cleared";
+            errors.forbidden(&spec.path.child("nodeName"), words);
+        }
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
-        podspec::validate(&At::of(new, "spec"), errors);
-        mirror_annotation(new, errors);
+        metadata_and_spec(new, errors);
+        podannotations::validate_update(new, old, errors);
         podupdate::validate(new, old, errors);
+    }
+
+    /// What of the status is the API's own to say.
+    fn prepare_status(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        for field in ["qosClass"] {
+            match old.get(&["status", field]).cloned() {
+                Some(value) => new.set(&["status", field], value),
+                None => {
+                    new.remove(&["status", field]);
+                }
+            }
+        }
+    }
+
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        podannotations::validate_update(new, old, errors);
+        podstatus::validate(new, old, errors);
     }
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
@@ -57,16 +74,23 @@ impl registry::Strategy for Strategy {
     }
 }
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// A mirror of a node's own pod must say which node.
-fn mirror_annotation(pod: &Object, errors: &mut Errors) {
-    if let Some(mirror) = pod.annotation(MIRROR)
-        && pod.get_str(&["spec", "nodeName"]).is_empty()
-    {
-        let path = Path::new("metadata.annotations").key(MIRROR);
-        errors.invalid(&path, mirror, "must set spec.nodeName if mirror pod annotation is set");
+/// What holds for a pod whenever it is written.
+fn metadata_and_spec(pod: &Object, errors: &mut Errors) {
+    let spec = At::of(pod, "spec");
+    podannotations::validate(pod, errors);
+    podspec::validate(&spec, errors);
+    if spec.str("serviceAccountName").is_empty() {
+        for volume in spec.items("volumes") {
+            for source in volume.field("projected").items("sources") {
+                if let Some(token) = source.some("serviceAccountToken") {
+                    errors.forbidden(&token.path, "must not be specified when serviceAccountName is not set");
+                }
+            }
+        }
     }
+    podspec::validate_of_pod(&spec, errors);
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, by the requests and limits of cpu and memory.
@@ -107,22 +131,32 @@ impl PartHook for EphemeralContainers {
             }
         }
     }
-}
 
-/// `pods/resize`: the containers' resources alone.
-pub struct Resize;
-
-impl PartHook for Resize {
-    fn prepare(&self, new: &mut Object, old: &Object) {
-        let asked: Vec<(String, Value)> = containers(new)
-            .filter_map(|c| Some((c.get("name")?.as_str()?.to_owned(), c.get("resources")?.clone())))
-            .collect();
-        keep_all_but_metadata(new, old);
-        let list = new.0.get_mut("spec").and_then(|s| s.get_mut("containers")).and_then(Value::as_array_mut);
-        for container in list.into_iter().flatten() {
-            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if let Some((_, resources)) = asked.iter().find(|(n, _)| *n == name) {
-                container["resources"] = resources.clone();
+    fn validate(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        metadata_and_spec(new, errors);
+        if old.annotation(MIRROR).is_some() {
+            errors.0.clear();
+            errors.forbidden(&Path::root(), "static pods do not support ephemeral containers");
+            return;
+        }
+        let (all, before) = (At::of(new, "spec"), At::of(old, "spec"));
+        let path = all.path.child("ephemeralContainers");
+        let all = all.items("ephemeralContainers");
+        for was in before.items("ephemeralContainers") {
+            let name = api::field::quote(was.str("name"));
+            match all.iter().find(|c| c.str("name") == was.str("name")) {
+                None => {
+                    let words = format!("existing ephemeral containers {name} may not be removed\n");
+                    errors.forbidden(&path, words);
+                }
+                Some(is) if is.value != was.value => {
+                    let words = format!(
+                        "existing ephemeral containers {name} may not be changed\n-{}\n+{}",
+                        was.value, is.value
+                    );
+                    errors.forbidden(&path, words);
+                }
+                Some(_) => {}
             }
         }
     }
@@ -132,7 +166,8 @@ fn containers(pod: &Object) -> impl Iterator<Item = &Value> {
     pod.get(&["spec", "containers"]).and_then(Value::as_array).into_iter().flatten()
 }
 
-fn keep_all_but_metadata(new: &mut Object, old: &Object) {
+/// Takes the metadata of a change and nothing else.
+pub(super) fn keep_all_but_metadata(new: &mut Object, old: &Object) {
     let metadata = new.0.remove("metadata");
     new.0.clone_from(&old.0);
     if let Some(metadata) = metadata {
@@ -226,9 +261,37 @@ impl Connect for Log {
     }
 
     async fn target(&self, engine: &Engine, pod: &Object, _: &str, query: &str) -> Result<Target, Status> {
+        log_options(pod, query)?;
         let container = container_of(pod, query)?;
         on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), query))
     }
+}
+
+/// What may be asked of a log.
+fn log_options(pod: &Object, query: &str) -> Result<(), Status> {
+    let number = |name: &str| {
+        let found = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name);
+        found.and_then(|(_, v)| v.parse::<i64>().ok())
+    };
+    let set = |name: &str| form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == name && !v.is_empty());
+    let mut errors = Errors::default();
+    if let Some(lines) = number("tailLines").filter(|n| *n < 0) {
+        errors.invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0");
+    }
+    if let Some(bytes) = number("limitBytes").filter(|n| *n < 1) {
+        errors.invalid(&Path::new("limitBytes"), bytes, "must be greater than 0");
+    }
+    if set("sinceSeconds") && set("sinceTime") {
+        let words = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.forbidden(&Path::root(), words);
+    } else if let Some(seconds) = number("sinceSeconds").filter(|n| *n < 1) {
+        errors.invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let kind = api::GroupKind { group: String::new(), kind: "PodLogOptions".into() };
+    Err(Status::invalid(&kind, pod.name(), &errors))
 }
 
 /// `proxy`: HTTP to the pod itself; the name may be `scheme:name:port`.

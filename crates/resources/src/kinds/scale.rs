@@ -72,6 +72,13 @@ impl View for Scale {
     }
 
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), Status> {
+        if view.name() != object.name() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                view.name(),
+                object.name()
+            )));
+        }
         let replicas = view.get(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
         let mut errors = Errors::default();
         if replicas < 0 {

@@ -19,6 +19,12 @@ fn take_string_data(object: &mut Object) {
     }
 }
 
+/// Why encoded bytes are no JSON, in the words of Go's decoder.
+fn not_json(base64: &str) -> Option<String> {
+    let bytes = BASE64_STANDARD.decode(base64).unwrap_or_default();
+    codec::decode_json(&bytes).err().map(|e| e.to_string())
+}
+
 impl registry::Strategy for Strategy {
     fn default(&self, object: &mut Object) {
         object.0.entry("type").or_insert("Opaque".into());
@@ -53,8 +59,14 @@ impl registry::Strategy for Strategy {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             _ => &[],
         };
-        for key in needs.iter().filter(|k| !has(k)) {
-            errors.required(&data.key(key), "");
+        for key in needs {
+            if !has(key) {
+                errors.required(&data.key(key), "");
+            } else if key.starts_with(".docker")
+                && let Some(why) = not_json(object.get_str(&["data", key]))
+            {
+                errors.invalid(&data.key(key), "<secret contents redacted>", why);
+            }
         }
         match object.get_str(&["type"]) {
             "kubernetes.io/basic-auth" if !has("username") && !has("password") => {

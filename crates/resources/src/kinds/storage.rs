@@ -90,10 +90,6 @@ impl registry::Strategy for CsiDriver {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let name = object.name();
-        if name.len() > 63 {
-            errors.too_long(&Path::new("metadata.name"), 63);
-        }
         let spec = At::of(object, "spec");
         let tokens = spec.items("tokenRequests");
         for (i, token) in tokens.iter().enumerate() {
@@ -121,7 +117,9 @@ impl registry::Strategy for CsiDriver {
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
-        keep(new, old, &[&["spec", "attachRequired"], &["spec", "volumeLifecycleModes"]], errors);
+        let attach = ["spec", "attachRequired"];
+        immutable(new.get(&attach), old.get(&attach), &Path::new("spec.attachedRequired"), errors);
+        keep(new, old, &[&["spec", "fsGroupPolicy"], &["spec", "volumeLifecycleModes"]], errors);
     }
 }
 
@@ -197,10 +195,9 @@ pub struct VolumeAttachment;
 impl registry::Strategy for VolumeAttachment {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
-        if spec.required("attacher", errors) {
-            for fault in names::dns1123_subdomain(&spec.str("attacher").to_lowercase()) {
-                spec.invalid("attacher", spec.str("attacher"), &fault, errors);
-            }
+        spec.required("attacher", errors);
+        for fault in names::dns1123_subdomain(&spec.str("attacher").to_lowercase()) {
+            spec.invalid("attacher", spec.str("attacher"), &fault, errors);
         }
         let source = spec.field("source");
         match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {

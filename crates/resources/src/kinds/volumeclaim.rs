@@ -3,6 +3,7 @@
 use api::Object;
 use api::field::{Errors, Path};
 use api::names;
+use registry::RequestContext;
 use serde_json::Value;
 
 use super::podspec;
@@ -10,11 +11,11 @@ use crate::at::{At, immutable, label_selector};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
-fn access_modes(spec: &At<'_>, errors: &mut Errors) {
+fn access_modes(spec: &At<'_>, missing: &str, errors: &mut Errors) {
     let modes = spec.items("accessModes");
     let path = spec.path.child("accessModes");
     if modes.is_empty() {
-        errors.required(&path, "at least 1 access mode is required");
+        errors.required(&path, missing);
     }
     for mode in &modes {
         if !MODES.contains(&mode.text()) {
@@ -28,7 +29,7 @@ fn access_modes(spec: &At<'_>, errors: &mut Errors) {
 
 /// Faults of a claim's spec, wherever it stands.
 pub(super) fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
-    access_modes(spec, errors);
+    access_modes(spec, "at least 1 access mode is required", errors);
     label_selector(&spec.field("selector"), errors);
     let requests = spec.field("resources");
     let storage = requests.quantities("requests").into_iter().find(|(name, _, _)| *name == "storage");
@@ -75,8 +76,25 @@ impl registry::Strategy for Claim {
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         podspec::default_claim(spec);
-        mirror_source(spec);
         super::workload::fill(api::object::map_entry(&mut object.0, "status"), "phase", "Pending");
+    }
+
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        object.set(&["status", "phase"], "Pending");
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        if spec.get("dataSource").is_some_and(|s| !known_source(s)) {
+            spec.remove("dataSource");
+        }
+        mirror_source(spec);
+    }
+
+    fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        let spec = api::object::map_entry(&mut new.0, "spec");
+        let had = ["dataSource", "dataSourceRef"].iter().any(|f| old.get(&["spec", f]).is_some());
+        if !had && spec.get("dataSource").is_some_and(|s| !known_source(s)) {
+            spec.remove("dataSource");
+        }
+        mirror_source(spec);
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -112,6 +130,15 @@ impl registry::Strategy for Claim {
     }
 }
 
+/// What `dataSource` may name; other things are dropped from it (`dataSourceRef` keeps them).
+fn known_source(source: &Value) -> bool {
+    let text = |field: &str| source.get(field).and_then(Value::as_str).unwrap_or_default();
+    matches!(
+        (text("apiGroup"), text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
+}
+
 /// `dataSource` and `dataSourceRef` say the same; the one that is missing is filled.
 fn mirror_source(spec: &mut serde_json::Map<String, Value>) {
     match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
@@ -130,7 +157,7 @@ pub struct Volume;
 impl registry::Strategy for Volume {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
-        access_modes(&spec, errors);
+        access_modes(&spec, "", errors);
         capacity(&spec, errors);
         if podspec::volumes::source(&spec, errors) == 0 {
             errors.required(&spec.path, "must specify a volume type");

@@ -46,7 +46,11 @@ fn one(at: &At<'_>, errors: &mut Errors) {
     label_selector(&at.field("namespaceSelector"), errors);
     label_selector(&at.field("objectSelector"), errors);
     at.one_of_if_set("reinvocationPolicy", &["IfNeeded", "Never"], errors);
-    let client = at.field("clientConfig");
+    client_config(&at.field("clientConfig"), errors);
+}
+
+/// How a webhook is reached: by its address or through a service.
+pub(super) fn client_config(client: &At<'_>, errors: &mut Errors) {
     match (client.some("url"), client.some("service")) {
         (Some(url), None) => check_url(&url, errors),
         (None, Some(service)) => check_service(&service, errors),
@@ -191,10 +195,11 @@ fn check_url(at: &At<'_>, errors: &mut Errors) {
 }
 
 fn check_service(at: &At<'_>, errors: &mut Errors) {
-    if at.str("name").is_empty() {
+    // Upstream's callers hand the two over the wrong way round, so each is missed under the other's name.
+    if at.str("namespace").is_empty() {
         errors.required(&at.path.child("name"), "service name is required");
     }
-    if at.str("namespace").is_empty() {
+    if at.str("name").is_empty() {
         errors.required(&at.path.child("namespace"), "service namespace is required");
     }
     let port = at.i64("port").unwrap_or(443);

@@ -5,7 +5,7 @@ use api::field::{Errors, Path};
 use registry::RequestContext;
 use serde_json::{Value, json};
 
-use super::podspec;
+use super::{podspec, replicastatus};
 use crate::at::{
     At, at_most_100_percent, count_of, immutable, label_selector, non_negative_int_or_percent,
     selector_is_sound, selector_matches,
@@ -87,6 +87,10 @@ fn template_warnings(object: &Object) -> Vec<String> {
 pub struct Deployment;
 
 impl registry::Strategy for Deployment {
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        replicastatus::validate(new, old, &replicastatus::DEPLOYMENT, errors);
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let strategy = api::object::map_entry(spec, "strategy");
@@ -167,6 +171,10 @@ fn rolling(at: &At<'_>, errors: &mut Errors) {
 pub struct ReplicaSet;
 
 impl registry::Strategy for ReplicaSet {
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        replicastatus::validate(new, old, &replicastatus::REPLICA_SET, errors);
+    }
+
     fn default(&self, object: &mut Object) {
         default_template(object, &["template"]);
     }
@@ -193,6 +201,10 @@ impl registry::Strategy for ReplicaSet {
 pub struct ReplicationController;
 
 impl registry::Strategy for ReplicationController {
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        replicastatus::validate(new, old, &replicastatus::REPLICA_SET, errors);
+    }
+
     fn default(&self, object: &mut Object) {
         default_template(object, &["template"]);
         let Some(labels) = object.get(&["spec", "template", "metadata", "labels"]).cloned() else { return };
@@ -230,6 +242,10 @@ impl registry::Strategy for ReplicationController {
 pub struct DaemonSet;
 
 impl registry::Strategy for DaemonSet {
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        replicastatus::validate(new, old, &replicastatus::DAEMON_SET, errors);
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let strategy = api::object::map_entry(spec, "updateStrategy");
@@ -310,6 +326,10 @@ fn set_template_generation(object: &mut Object, text: &str) {
 pub struct StatefulSet;
 
 impl registry::Strategy for StatefulSet {
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        replicastatus::validate(new, old, &replicastatus::STATEFUL_SET, errors);
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let strategy = api::object::map_entry(spec, "updateStrategy");
@@ -435,81 +455,5 @@ impl registry::Strategy for ControllerRevision {
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
         immutable(new.get(&["data"]), old.get(&["data"]), &Path::new("data"), errors);
-    }
-}
-
-pub struct PodDisruptionBudget;
-
-impl registry::Strategy for PodDisruptionBudget {
-    /// No rule for names but that they fit into a path.
-    fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
-        api::names::path_segment(name)
-    }
-
-    fn unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn validate(&self, object: &Object, errors: &mut Errors) {
-        let spec = At::of(object, "spec");
-        if spec.has("minAvailable") && spec.has("maxUnavailable") {
-            errors.invalid(&spec.path, spec.value, "minAvailable and maxUnavailable cannot be both set");
-        }
-        for field in ["minAvailable", "maxUnavailable"] {
-            if let Some(at) = spec.some(field) {
-                non_negative_int_or_percent(&at, errors);
-                at_most_100_percent(&at, errors);
-            }
-        }
-        label_selector(&spec.field("selector"), errors);
-        spec.one_of_if_set("unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], errors);
-    }
-}
-
-pub struct PriorityClass;
-
-impl registry::Strategy for PriorityClass {
-    fn validate(&self, object: &Object, errors: &mut Errors) {
-        let value = object.get(&["value"]).and_then(Value::as_i64).unwrap_or(0);
-        let name = object.name();
-        if name.starts_with("system-") {
-            let known = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
-            let why = match known.iter().find(|(n, _)| *n == name) {
-                None => Some(format!("{name} is not a known system priority class")),
-                Some((_, v)) if *v != value => Some(format!("value of {name} PriorityClass must be {v}")),
-                Some(_) if object.get(&["globalDefault"]).and_then(Value::as_bool) == Some(true) => {
-                    Some(format!("globalDefault of {name} PriorityClass must be false"))
-                }
-                Some(_) => None,
-            };
-            if let Some(why) = why {
-                errors.forbidden(
-                    &Path::new("metadata.name"),
-                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"),
-                );
-            }
-        } else if value > 1_000_000_000 {
-            errors.forbidden(
-                &Path::new("value"),
-                "maximum allowed value of a user defined priority is 1000000000",
-            );
-        }
-        let policy = object.get_str(&["preemptionPolicy"]);
-        if !matches!(policy, "" | "PreemptLowerPriority" | "Never") {
-            errors.not_supported(&Path::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
-        }
-    }
-
-    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
-        for field in ["value", "preemptionPolicy"] {
-            let path = Path::new(field);
-            if new.0.get(field) != old.0.get(field) {
-                if field == "value" {
-                    errors.forbidden(&path, "may not be changed in an update.");
-                } else {
-                    errors.invalid(&path, new.0.get(field).unwrap_or(&Value::Null), "field is immutable");
-                }
-            }
-        }
     }
 }

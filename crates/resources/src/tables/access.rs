@@ -247,3 +247,46 @@ pub fn api_service() -> Table {
         vec![o.name().into(), service.into(), available.into(), age(o, now)]
     })
 }
+
+pub fn cluster_trust_bundle() -> Table {
+    const SPECS: &[Spec] =
+        &[NAME, text("SignerName", "api.certificates.v1.ClusterTrustBundleSpec", "signerName")];
+    Table::new(SPECS, |o, _| vec![o.name().into(), cells::text(o, &["spec", "signerName"], NONE)])
+}
+
+pub fn pod_certificate_request() -> Table {
+    const SPEC: &str = "api.certificates.v1.PodCertificateRequestSpec";
+    const SPECS: &[Spec] = &[
+        NAME,
+        text("PodName", SPEC, "podName"),
+        text("ServiceAccountName", SPEC, "serviceAccountName"),
+        text("NodeName", SPEC, "nodeName"),
+        text("SignerName", SPEC, "signerName"),
+        free("State", "string", "Whether the request is pending, or how it ended."),
+    ];
+    Table::new(SPECS, |o, _| {
+        let ended = ["Issued", "Denied", "Failed"].into_iter().find(|kind| is_true(o, kind));
+        let field = |name: &str| cells::text(o, &["spec", name], "");
+        vec![
+            o.name().into(),
+            field("podName"),
+            field("serviceAccountName"),
+            field("nodeName"),
+            field("signerName"),
+            ended.unwrap_or("Pending").into(),
+        ]
+    })
+}
+
+pub fn storage_version_migration() -> Table {
+    const SPECS: &[Spec] = &[
+        text("Name", super::META, "name"),
+        text("Resource", "api.storagemigration.v1.StorageVersionMigrationSpec", "resource"),
+    ];
+    Table::new(SPECS, |o, _| {
+        let part = |name: &str| o.get_str(&["spec", "resource", name]).to_owned();
+        let (resource, group) = (part("resource"), part("group"));
+        let shown = if group.is_empty() { resource } else { format!("{resource}.{group}") };
+        vec![o.name().into(), shown.into()]
+    })
+}

@@ -4,7 +4,7 @@ use api::Object;
 use registry::Cell;
 use serde_json::Value;
 
-use super::cells::{NONE, UNSET, age, count, list, or, plain, string, text as cell};
+use super::cells::{self, NONE, UNSET, age, count, list, or, plain, string, text as cell};
 use super::{AGE, NAME, Spec, Table, col, free, text};
 
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -258,6 +258,31 @@ pub fn resource_slice() -> Table {
             o.get_str(&["spec", "nodeName"]).into(),
             o.get_str(&["spec", "driver"]).into(),
             o.get_str(&["spec", "pool", "name"]).into(),
+            age(o, now),
+        ]
+    })
+}
+
+pub fn device_taint_rule() -> Table {
+    const TAINT: &str = "api.resource.v1.DeviceTaint";
+    const SPECS: &[Spec] = &[
+        NAME,
+        text("Key", TAINT, "key"),
+        text("Value", TAINT, "value"),
+        text("Effect", TAINT, "effect"),
+        text("TimeAdded", TAINT, "timeAdded"),
+        AGE,
+    ];
+    Table::new(SPECS, |o, now| {
+        let field = |name: &str| o.get_str(&["spec", "taint", name]);
+        let added = field("timeAdded");
+        let added = if added.is_empty() { String::new() } else { cells::since(added, now) };
+        vec![
+            o.name().into(),
+            field("key").into(),
+            field("value").into(),
+            field("effect").into(),
+            added.into(),
             age(o, now),
         ]
     })

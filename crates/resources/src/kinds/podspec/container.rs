@@ -54,6 +54,13 @@ pub(super) fn validate_all(spec: &At<'_>, volumes: &Volumes<'_>, errors: &mut Er
         host_ports(std::slice::from_ref(&container), errors);
     }
     for container in spec.items("ephemeralContainers") {
+        for mount in container.items("volumeMounts") {
+            for field in ["subPath", "subPathExpr"] {
+                if !mount.str(field).is_empty() {
+                    errors.forbidden(&mount.path.child(field), "cannot be set for an Ephemeral Container");
+                }
+            }
+        }
         one(&container, Role::Ephemeral, &mut names, volumes, errors);
         let target = container.str("targetContainerName");
         if !target.is_empty() && !main.iter().any(|c| c.str("name") == target) {
@@ -85,12 +92,7 @@ fn one<'a>(
         }
         seen.push(name);
     }
-    let image = container.str("image");
-    if image.trim() != image {
-        container.invalid("image", image, "must not have leading or trailing whitespace", errors);
-    } else {
-        container.required("image", errors);
-    }
+    container.required("image", errors);
     if role != Role::Ephemeral {
         lifecycle(container, errors);
         probe::validate_all(container, errors);
@@ -104,6 +106,57 @@ fn one<'a>(
     container.one_of_if_set("imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
     resources(&container.field("resources"), errors);
     security::container(&container.field("securityContext"), errors);
+}
+
+/// What a pod's own containers must keep, but a template's need not.
+pub(crate) fn validate_of_pod(spec: &At<'_>, errors: &mut Errors) {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in spec.items(list) {
+            let image = container.str("image");
+            if image.trim() != image {
+                container.invalid("image", image, "must not have leading or trailing whitespace", errors);
+            }
+        }
+    }
+}
+
+/// Resources of the pod as a whole: of a few kinds, and not less than its containers ask for together.
+pub(super) fn pod_resources(spec: &At<'_>, errors: &mut Errors) {
+    let Some(at) = spec.some("resources") else { return };
+    if at.len("claims") > 0 {
+        errors.forbidden(&at.path.child("claims"), "may not be set for resources at the pod level");
+    }
+    resources(&at, errors);
+    for list in ["limits", "requests"] {
+        for (name, _, entry) in at.quantities(list) {
+            if !matches!(name, "cpu" | "memory") && !name.starts_with("hugepages-") {
+                errors.not_supported(&entry.path, name, &["cpu", "hugepages-", "memory"]);
+            }
+        }
+    }
+    let containers = spec.items("containers");
+    let of = |list: &str, name: &str| {
+        let amounts = containers.iter().filter_map(|c| {
+            let held = c.field("resources");
+            held.field(list).raw(name).and_then(crate::at::quantity)
+        });
+        amounts.fold(None, |sum: Option<Quantity>, q| Some(sum.map_or(q, |s| s + q)))
+    };
+    for (name, amount, entry) in at.quantities("requests") {
+        if let Some(sum) = of("requests", name).filter(|s| amount < *s) {
+            let words = format!("must be greater than or equal to aggregate container requests of {sum}");
+            errors.invalid(&entry.path, entry.text(), words);
+        }
+    }
+    for (name, amount, _) in at.quantities("limits") {
+        for container in &containers {
+            let held = container.field("resources").field("limits");
+            if let Some(own) = held.raw(name).and_then(crate::at::quantity).filter(|own| *own > amount) {
+                let words = format!("must be less than or equal to pod limits of {amount}");
+                errors.invalid(&held.path.key(name), own.to_string(), words);
+            }
+        }
+    }
 }
 
 fn lifecycle(container: &At<'_>, errors: &mut Errors) {
@@ -180,7 +233,7 @@ fn mounts(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Errors) {
         if container.items("volumeDevices").iter().any(|d| d.str("devicePath") == path) {
             mount.invalid("mountPath", path, "must not already exist as a path in volumeDevices", errors);
         }
-        local_path(&mount.path.child("subPath"), mount.str("subPath"), errors);
+        local_path(&list.child("subPath"), mount.str("subPath"), errors);
         if !mount.str("subPathExpr").is_empty() {
             if !mount.str("subPath").is_empty() {
                 mount.invalid(
@@ -190,7 +243,7 @@ fn mounts(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Errors) {
                     errors,
                 );
             }
-            local_path(&mount.path.child("subPathExpr"), mount.str("subPathExpr"), errors);
+            local_path(&list.child("subPathExpr"), mount.str("subPathExpr"), errors);
         }
         match mount.str("mountPropagation") {
             "" | "None" | "HostToContainer" => {}

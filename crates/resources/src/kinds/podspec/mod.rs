@@ -10,7 +10,7 @@ mod validate;
 pub(super) mod volumes;
 mod warnings;
 
-pub(crate) use container::{Place, quantity, resource_name};
+pub(crate) use container::{Place, quantity, resource_name, validate_of_pod};
 pub use default::{default, default_claim, default_pod};
 pub(crate) use scheduling::{node_selector, tolerations};
 pub(crate) use validate::{template, validate};

@@ -7,8 +7,8 @@ use crate::at::{At, label_selector};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-pub(super) fn validate(spec: &At<'_>, errors: &mut Errors) {
-    tolerations(spec, errors);
+/// Faults of a pod's affinity.
+pub(super) fn affinity(spec: &At<'_>, errors: &mut Errors) {
     let affinity = spec.field("affinity");
     node_affinity(&affinity.field("nodeAffinity"), errors);
     for kind in ["podAffinity", "podAntiAffinity"] {
@@ -21,7 +21,6 @@ pub(super) fn validate(spec: &At<'_>, errors: &mut Errors) {
             pod_term(&preferred.field("podAffinityTerm"), errors);
         }
     }
-    spread(spec, errors);
 }
 
 /// Faults of a list of tolerations.
@@ -160,7 +159,8 @@ fn pod_term(at: &At<'_>, errors: &mut Errors) {
     at.check("topologyKey", names::qualified_name, errors);
 }
 
-fn spread(spec: &At<'_>, errors: &mut Errors) {
+/// Faults of a pod's spreading over topologies.
+pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
     let all = spec.items("topologySpreadConstraints");
     for (i, at) in all.iter().enumerate() {
         let skew = at.i64("maxSkew").unwrap_or(0);

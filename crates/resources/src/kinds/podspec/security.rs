@@ -29,12 +29,44 @@ pub(super) fn pod(spec: &At<'_>, errors: &mut Errors) {
     at.one_of_if_set("supplementalGroupsPolicy", &["Merge", "Strict"], errors);
     profiles(&at, errors);
     windows(&at.field("windowsOptions"), errors);
-    let host_process = |c: &At<'_>| c.field("windowsOptions").is("hostProcess");
-    let containers = spec.items("containers").into_iter().chain(spec.items("initContainers"));
-    let any = host_process(&at) || containers.into_iter().any(|c| host_process(&c.field("securityContext")));
-    if any && !spec.is("hostNetwork") {
+}
+
+/// A container that is a process of a Windows host needs the host's network, and all of them or none are.
+pub(super) fn host_process(spec: &At<'_>, errors: &mut Errors) {
+    let says =
+        |at: &At<'_>| at.field("windowsOptions").raw("hostProcess").and_then(serde_json::Value::as_bool);
+    let pod = says(&spec.field("securityContext"));
+    let all: Vec<At<'_>> = ["containers", "initContainers"].iter().flat_map(|l| spec.items(l)).collect();
+    let mut yes = 0;
+    for container in &all {
+        let at = container.field("securityContext");
+        let own = says(&at);
+        let path = at.path.child("windowsOptions").child("hostProcess");
+        if let (Some(pod), Some(own)) = (pod, own)
+            && pod != own
+        {
+            errors.invalid(
+                &path,
+                own,
+                format!("pod hostProcess value must be identical if both are specified, was {pod}"),
+            );
+        }
+        if own.or(pod) == Some(true) {
+            yes += 1;
+        }
+    }
+    if yes > 0 && yes < all.len() {
+        let words =
+            "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+        errors.invalid(&spec.path, "", words);
+    }
+    if yes > 0 && !spec.is("hostNetwork") {
         let words = "hostNetwork must be true if pod contains any hostProcess containers";
         spec.invalid("hostNetwork", false, words, errors);
+    }
+    if yes > 0 && spec.raw("hostUsers").and_then(serde_json::Value::as_bool) == Some(false) {
+        let words = "hostUsers must not be set to false if pod contains any hostProcess containers";
+        spec.invalid("hostUsers", false, words, errors);
     }
 }
 

@@ -25,80 +25,137 @@ pub(crate) fn template(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-/// Faults of a pod spec.
+/// Faults of a pod spec, in upstream's order.
 pub(crate) fn validate(spec: &At<'_>, errors: &mut Errors) {
     let volumes = volumes::validate(spec, errors);
+    resource_claims(spec, errors);
     container::validate_all(spec, &volumes, errors);
+    container::pod_resources(spec, errors);
+    host_ports(spec, errors);
     spec.one_of("restartPolicy", RESTART, errors);
     spec.one_of("dnsPolicy", DNS, errors);
-    dns(spec, errors);
+    registry::meta::labels(spec.raw("nodeSelector"), &spec.path.child("nodeSelector"), errors);
     host_settings(spec, errors);
-    scheduling::validate(spec, errors);
     security::pod(spec, errors);
     for secret in spec.items("imagePullSecrets") {
         secret.required("name", errors);
     }
+    scheduling::affinity(spec, errors);
+    dns(spec, errors);
     for gate in spec.items("readinessGates") {
         gate.check("conditionType", names::qualified_name, errors);
     }
-    for (i, gate) in spec.items("schedulingGates").iter().enumerate() {
-        gate.check("name", names::qualified_name, errors);
-        if spec.items("schedulingGates")[..i].iter().any(|g| g.str("name") == gate.str("name")) {
-            errors.duplicate(&gate.path, gate.str("name"));
-        }
+    scheduling_gates(spec, errors);
+    scheduling::spread(spec, errors);
+    security::host_process(spec, errors);
+    host_users(spec, errors);
+    spec.check_if_set("serviceAccountName", names::dns1123_subdomain, errors);
+    spec.check_if_set("nodeName", names::dns1123_subdomain, errors);
+    if let Some(n) = spec.i64("activeDeadlineSeconds").filter(|n| !(1..=INT32_MAX).contains(n)) {
+        spec.invalid("activeDeadlineSeconds", n, "must be between 1 and 2147483647, inclusive", errors);
     }
-    names_of_others(spec, errors);
+    spec.check_if_set("hostname", names::dns1123_label, errors);
+    spec.check_if_set("subdomain", names::dns1123_label, errors);
+    scheduling::tolerations(spec, errors);
     for alias in spec.items("hostAliases") {
         alias.check("ip", names::ip_address, errors);
         for host in alias.items("hostnames") {
             for fault in names::dns1123_subdomain(host.text()) {
-                errors.invalid(&spec.path.child("hostAliases").child("hostnames"), host.text(), fault);
+                errors.invalid(&alias.path.child("hostnames"), host.text(), fault);
             }
         }
     }
-    numbers(spec, errors);
-    os(spec, errors);
+    spec.check_if_set("priorityClassName", names::dns1123_subdomain, errors);
+    if spec.has("runtimeClassName") {
+        spec.check("runtimeClassName", names::dns1123_subdomain, errors);
+    }
+    spec.one_of_if_set("preemptionPolicy", &["Never", "PreemptLowerPriority"], errors);
     for (name, amount, at) in spec.quantities("overhead") {
         container::quantity(name, amount, &at, Place::Container, errors);
     }
+    os(spec, errors);
+    hostname_override(spec, errors);
 }
 
-fn names_of_others(spec: &At<'_>, errors: &mut Errors) {
-    spec.check_if_set("hostname", names::dns1123_label, errors);
-    spec.check_if_set("subdomain", names::dns1123_label, errors);
-    spec.check_if_set("serviceAccountName", names::dns1123_subdomain, errors);
-    spec.check_if_set("nodeName", names::dns1123_subdomain, errors);
-    spec.check_if_set("priorityClassName", names::dns1123_subdomain, errors);
-    spec.check_if_set("runtimeClassName", names::dns1123_subdomain, errors);
-    spec.check_if_set("schedulerName", names::dns1123_subdomain, errors);
-    registry::meta::labels(spec.raw("nodeSelector"), &spec.path.child("nodeSelector"), errors);
-}
-
-fn numbers(spec: &At<'_>, errors: &mut Errors) {
-    if let Some(n) = spec.i64("activeDeadlineSeconds").filter(|n| !(1..=INT32_MAX).contains(n)) {
-        spec.invalid("activeDeadlineSeconds", n, "must be between 1 and 2147483647, inclusive", errors);
+fn scheduling_gates(spec: &At<'_>, errors: &mut Errors) {
+    let gates = spec.items("schedulingGates");
+    for (i, gate) in gates.iter().enumerate() {
+        for fault in names::qualified_name(gate.str("name")) {
+            errors.invalid(&gate.path, gate.str("name"), fault);
+        }
+        if gates[..i].iter().any(|g| g.str("name") == gate.str("name")) {
+            errors.duplicate(&gate.path, gate.str("name"));
+        }
     }
-    spec.one_of_if_set("preemptionPolicy", &["PreemptLowerPriority", "Never"], errors);
 }
 
-fn host_settings(spec: &At<'_>, errors: &mut Errors) {
+fn hostname_override(spec: &At<'_>, errors: &mut Errors) {
+    if !spec.has("hostnameOverride") {
+        return;
+    }
+    let name = spec.str("hostnameOverride");
+    if spec.is("setHostnameAsFQDN") {
+        let words = "may not be specified when setHostnameAsFQDN is true";
+        errors.forbidden(&spec.path.child("hostnameOverride"), words);
+    }
     if spec.is("hostNetwork") {
-        for list in ["containers", "initContainers"] {
-            for container in spec.items(list) {
-                for port in container.items("ports") {
-                    let (inside, outside) = (port.i64("containerPort"), port.i64("hostPort"));
-                    if outside.unwrap_or(0) != inside.unwrap_or(0) {
-                        port.invalid(
-                            "hostPort",
-                            outside.unwrap_or(0),
-                            "must match `containerPort` when `hostNetwork` is true",
-                            errors,
-                        );
-                    }
-                }
+        let words = "may not be specified when hostNetwork is true";
+        errors.forbidden(&spec.path.child("hostnameOverride"), words);
+    }
+    spec.check("hostnameOverride", names::dns1123_subdomain, errors);
+    if name.len() > 64 {
+        spec.invalid("hostnameOverride", name, "must be no more than 64 characters", errors);
+    }
+}
+
+/// Claims of devices: a name each, and one place where the claim is.
+fn resource_claims(spec: &At<'_>, errors: &mut Errors) {
+    let claims = spec.items("resourceClaims");
+    for (i, claim) in claims.iter().enumerate() {
+        if claim.required("name", errors) {
+            if claims[..i].iter().any(|c| c.str("name") == claim.str("name")) {
+                errors.duplicate(&claim.path.child("name"), claim.str("name"));
+            }
+            claim.check("name", names::dns1123_label, errors);
+        }
+        match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
+            (true, true) => errors.invalid(
+                &claim.path,
+                claim.value,
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            ),
+            (false, false) => errors.invalid(
+                &claim.path,
+                claim.value,
+                "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+            ),
+            _ => {}
+        }
+        for field in ["resourceClaimName", "resourceClaimTemplateName"] {
+            if claim.has(field) {
+                claim.check(field, names::dns1123_subdomain, errors);
             }
         }
     }
+}
+
+/// In the host's network a port is the host's.
+fn host_ports(spec: &At<'_>, errors: &mut Errors) {
+    if !spec.is("hostNetwork") {
+        return;
+    }
+    for list in ["containers", "initContainers"] {
+        for port in spec.items(list).iter().flat_map(|c| c.items("ports")) {
+            let (inside, outside) = (port.i64("containerPort"), port.i64("hostPort"));
+            if outside.unwrap_or(0) != inside.unwrap_or(0) {
+                let words = "must match `containerPort` when `hostNetwork` is true";
+                port.invalid("hostPort", outside.unwrap_or(0), words, errors);
+            }
+        }
+    }
+}
+
+fn host_settings(spec: &At<'_>, errors: &mut Errors) {
     if spec.is("hostPID") && spec.is("shareProcessNamespace") {
         errors.invalid(
             &spec.path.child("securityContext").child("shareProcessNamespace"),
@@ -106,6 +163,10 @@ fn host_settings(spec: &At<'_>, errors: &mut Errors) {
             "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
+}
+
+/// A user namespace of its own excludes the host's other namespaces.
+fn host_users(spec: &At<'_>, errors: &mut Errors) {
     if spec.raw("hostUsers").and_then(serde_json::Value::as_bool) == Some(false) {
         let path = spec.path.child("securityContext");
         for (field, word) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]

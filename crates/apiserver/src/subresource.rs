@@ -1,0 +1,146 @@
+//! Requests to subresources: parts of an object, views of it, acts on it.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use registry::resource::Act;
+use registry::{Action, Part, Subresource, UpdateOptions, View};
+use serde_json::Value;
+
+use crate::answer::encode;
+use crate::body::Body;
+use crate::info::Info;
+use crate::negotiate;
+use crate::options::OptionsKind;
+use crate::patch::Patch;
+use crate::server::{Call, Endpoint, Server, read_body};
+use crate::write::{Asked, check_name};
+
+impl Server {
+    pub(crate) async fn subresource_request(
+        self: Arc<Self>,
+        call: Call,
+        endpoint: &Endpoint,
+        info: &Info,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let sub: Subresource =
+            endpoint.resource.subresource(&info.subresource).cloned().ok_or_else(Status::path_not_found)?;
+        if let Action::Connect(connect) = &sub.action {
+            return self.connect(call, endpoint, info, &**connect, body).await;
+        }
+        if !info.rest.is_empty() {
+            return Err(Status::path_not_found());
+        }
+        let method = call.parts.method.clone();
+        match &sub.action {
+            Action::Connect(_) => Err(Status::path_not_found()),
+            Action::Create(act) if method == Method::POST => {
+                let asked = call.asked(endpoint, OptionsKind::Create)?;
+                let group = sub.kind.as_ref().map_or("", |k| &k.group);
+                let bytes = read_body(body).await?;
+                self.act(&call, &**act, (group, asked), (&info.namespace, &info.name), &bytes).await
+            }
+            Action::Create(_) => Err(Status::method_not_allowed()),
+            Action::View(view) => self.view(&call, endpoint, info, &sub, &**view, body).await,
+            Action::Status => self.part(&call, endpoint, info, body, Part::Status).await,
+            Action::Part(hook) => self.part(&call, endpoint, info, body, Part::Hook(sub.name, &**hook)).await,
+        }
+    }
+
+    async fn part(
+        &self,
+        call: &Call,
+        endpoint: &Endpoint,
+        info: &Info,
+        body: Body,
+        part: Part<'_>,
+    ) -> Result<Response<Body>, Status> {
+        match call.parts.method {
+            Method::PUT => self.replace(call, endpoint, info, body, part).await,
+            Method::PATCH => self.patch(call, endpoint, info, body, part).await,
+            Method::GET | Method::HEAD => self.get(call, endpoint, info).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    /// Posts to something that acts.
+    pub(crate) async fn act(
+        self: &Arc<Self>,
+        call: &Call,
+        act: &dyn Act,
+        (group, mut asked): (&str, Asked),
+        (namespace, name): (&str, &str),
+        bytes: &Bytes,
+    ) -> Result<Response<Body>, Status> {
+        let posted = self.decode_typed(call, bytes, (group, act.type_name()), asked.validation)?;
+        // What it does to the object is its own act, in the stored version.
+        asked.cx.api_version.clear();
+        let answer = act.act(&self.engine, &asked.cx, (namespace, name), posted).await?;
+        Ok(encode(StatusCode::CREATED, &answer.0, asked.accepted))
+    }
+
+    /// Reads and writes an object as another kind.
+    async fn view(
+        &self,
+        call: &Call,
+        endpoint: &Endpoint,
+        info: &Info,
+        sub: &Subresource,
+        view: &dyn View,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let resource = &endpoint.resource;
+        let at = (info.namespace.as_str(), info.name.as_str());
+        let kind = match call.parts.method {
+            Method::GET | Method::HEAD => {
+                let accepted = negotiate::accepted(&call.parts.headers, false)?;
+                let object = self.engine.get(resource, at.0, at.1, None).await?.object()?;
+                return Ok(encode(StatusCode::OK, &view.show(&object).0, accepted));
+            }
+            Method::PUT => OptionsKind::Update,
+            Method::PATCH => OptionsKind::Patch,
+            _ => return Err(Status::method_not_allowed()),
+        };
+        let patch = (kind == OptionsKind::Patch).then(|| Patch::of(&call.parts.headers)).transpose()?;
+        let asked = call.asked(endpoint, kind)?;
+        let bytes = read_body(body).await?;
+        let group = sub.kind.as_ref().map_or("", |k| &k.group);
+        let change = |current: Option<&Object>| {
+            let missing = || Status::not_found(&resource.group_resource(), at.1);
+            let mut object = current.cloned().ok_or_else(missing)?;
+            let wanted = match patch {
+                None => self.decode_typed(call, &bytes, (group, view.type_name()), asked.validation)?,
+                Some(patch) => {
+                    let mut shown = view.show(&object);
+                    shown.remove_meta("resourceVersion");
+                    patched_view(patch, &bytes, shown, view.type_name())?
+                }
+            };
+            check_name(info, &wanted)?;
+            view.take(&wanted, &mut object)?;
+            Ok((object, Vec::new()))
+        };
+        let options = UpdateOptions::default();
+        let written =
+            self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await?;
+        Ok(encode(StatusCode::OK, &view.show(&written.object).0, asked.accepted))
+    }
+}
+
+fn patched_view(patch: Patch, bytes: &[u8], shown: Object, type_name: &str) -> Result<Object, Status> {
+    if patch == Patch::Apply {
+        return Err(Status::unsupported_media_type("415: Unsupported Media Type"));
+    }
+    let document = patch.document(bytes)?;
+    let types = schema::builtin();
+    let ty = types.lookup(type_name).ok_or_else(|| Status::internal(format!("no schema for {type_name}")))?;
+    let patched = patch.patched((types, ty), shown.into_value(), &document.value)?;
+    let Value::Object(mut map) = patched else {
+        return Err(patch.refuse(&document.value, "the patched document is no object"));
+    };
+    types.conform(ty, &mut map).map_err(|e| patch.refuse(&document.value, &e.to_string()))?;
+    Ok(Object(map))
+}

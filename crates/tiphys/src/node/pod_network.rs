@@ -1,0 +1,188 @@
+//! The node's pod network: open once the node has its share of addresses, routed to its peers, and with
+//! the cluster's names answered on it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use client::Informers;
+use futures::StreamExt;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::Api;
+use network::{Attach, Event, HostPort, LocalService, NodeId, NodeNetwork, Peer, Protocol};
+use runtime::SandboxNetwork;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::kubelet::host_resolv;
+use super::{Config, MTU, events};
+
+const DNS_PORT: u16 = 53;
+
+/// Told when the network is open.
+pub type Ready = watch::Sender<Option<Arc<NodeNetwork>>>;
+
+/// Opens the pod network as soon as the node has its share of addresses.
+///
+/// # Errors
+/// The node cannot be read, or the kernel refuses.
+pub async fn open(
+    config: &Config,
+    client: kube::Client,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Arc<NodeNetwork>>> {
+    let pod_cidr = tokio::select! {
+        () = stop.cancelled() => return Ok(None),
+        found = pod_cidr(&client, &config.node_name) => found?,
+    };
+    let settings = network::Config {
+        id: NodeId::new(&config.id),
+        state_dir: config.paths.network(),
+        pod_cidr,
+        cluster_cidrs: vec![config.cluster_cidr],
+        service_cidrs: vec![config.service_cidr],
+        node_ip: config.node_ip,
+        mtu: MTU,
+    };
+    let opened = tokio::task::spawn_blocking(move || NodeNetwork::open(settings)).await?;
+    Ok(Some(Arc::new(opened.context("the pod network")?)))
+}
+
+/// Answers names on the node: what its pods ask of the cluster's DNS address ends here.
+///
+/// # Errors
+/// Sockets or rules are refused, or the server ends before `stop`.
+pub async fn serve_names(
+    config: Config,
+    network: Arc<NodeNetwork>,
+    informers: Informers,
+    ready: Ready,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let sockets = dns::Sockets::bind(SocketAddr::new(network.gateway(), 0))
+        .await
+        .context("the DNS server's sockets")?;
+    let served_at = sockets.local_addr()?;
+    let service = SocketAddr::new(config.dns_ip, DNS_PORT);
+    let local = [Protocol::Udp, Protocol::Tcp].map(|protocol| LocalService { service, protocol, served_at });
+    let redirected = network.clone();
+    tokio::task::spawn_blocking(move || redirected.set_local_services(&local)).await??;
+    let zone = Arc::new(dns::Zone::new(&config.domain).map_err(|e| anyhow!("{}: {e}", config.domain))?);
+    tasks.spawn(dns::follow(zone.clone(), events(&informers), events(&informers), stop.clone()));
+    ready.send_replace(Some(network));
+    dns::run(zone, sockets, host_resolv().upstreams(), stop).await.context("the DNS server")
+}
+
+/// Keeps a route to the pods of every other node.
+///
+/// # Errors
+/// The kernel refuses a route.
+pub async fn follow_peers(
+    network: Arc<NodeNetwork>,
+    own: String,
+    informers: Informers,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut nodes = std::pin::pin!(events::<Node>(&informers));
+    let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
+    let mut synced = false;
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            event = nodes.next() => event.context("the watch of nodes ended")?,
+        };
+        let before = (synced, peers.clone());
+        match event {
+            Event::Synced => synced = true,
+            Event::Applied(node) => match peer(&node) {
+                Some((name, peer)) if name != own => drop(peers.insert(name, peer)),
+                _ => {}
+            },
+            Event::Deleted(node) => drop(peers.remove(&node.metadata.name.clone().unwrap_or_default())),
+        }
+        if synced && before != (synced, peers.clone()) {
+            let (network, peers) = (network.clone(), peers.values().cloned().collect::<Vec<_>>());
+            tokio::task::spawn_blocking(move || network.set_peers(&peers))
+                .await?
+                .context("routes to other nodes")?;
+        }
+    }
+}
+
+/// A node's name, pods and address, once it has both.
+fn peer(node: &Node) -> Option<(String, Peer)> {
+    let pod_cidr = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    let internal = addresses.iter().find(|a| a.type_ == "InternalIP")?;
+    Some((node.metadata.name.clone()?, Peer { pod_cidr, node_ip: internal.address.parse().ok()? }))
+}
+
+/// Waits for the node's `podCIDR`.
+async fn pod_cidr(client: &kube::Client, name: &str) -> anyhow::Result<IpNet> {
+    let api: Api<Node> = Api::all(client.clone());
+    let has =
+        |node: Option<&Node>| node.is_some_and(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
+    let node = kube::runtime::wait::await_condition(api, name, has).await?;
+    let text = node.and_then(|n| n.spec?.pod_cidr).context("the node has no podCIDR")?;
+    text.parse().with_context(|| format!("podCIDR {text}"))
+}
+
+/// The runtime's hook into the pod network, which may come to be after the first pod does.
+pub struct PodNetwork {
+    pub network: watch::Receiver<Option<Arc<NodeNetwork>>>,
+}
+
+impl PodNetwork {
+    async fn network(&self) -> Result<Arc<NodeNetwork>, String> {
+        let mut network = self.network.clone();
+        let found = network.wait_for(Option::is_some).await.map_err(|_| "the node is stopping".to_owned())?;
+        found.clone().ok_or_else(|| "the pod network is not open".to_owned())
+    }
+}
+
+fn host_ports(config: &cri::v1::PodSandboxConfig) -> Vec<HostPort> {
+    let number = |n: i32| u16::try_from(n).unwrap_or(0);
+    let open = config.port_mappings.iter().filter(|p| p.host_port != 0);
+    open.map(|p| HostPort {
+        protocol: match p.protocol {
+            1 => Protocol::Udp,
+            2 => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        },
+        host_port: number(p.host_port),
+        container_port: number(p.container_port),
+        host_ip: p.host_ip.parse().ok(),
+    })
+    .collect()
+}
+
+#[async_trait]
+impl SandboxNetwork for PodNetwork {
+    async fn attach(
+        &self,
+        sandbox: &str,
+        namespace: &Path,
+        config: &cri::v1::PodSandboxConfig,
+    ) -> Result<Vec<IpAddr>, String> {
+        let network = self.network().await?;
+        let (id, namespace, ports) = (sandbox.to_owned(), namespace.to_owned(), host_ports(config));
+        let pod = config.metadata.as_ref().map(|m| format!("{}/{}", m.namespace, m.name)).unwrap_or_default();
+        let attached = tokio::task::spawn_blocking(move || {
+            network.attach(&Attach { id: &id, namespace: &namespace, pod: &pod, host_ports: &ports })
+        });
+        attached.await.map_err(|e| e.to_string())?.map(|a| a.ips).map_err(|e| e.to_string())
+    }
+
+    async fn detach(&self, sandbox: &str, _: &cri::v1::PodSandboxConfig) -> Result<(), String> {
+        let network = self.network().await?;
+        let id = sandbox.to_owned();
+        let detached = tokio::task::spawn_blocking(move || network.detach(&id));
+        detached.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+}
