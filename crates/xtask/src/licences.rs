@@ -1,7 +1,7 @@
 //! Licences of the dependencies, against the list in deny.toml (which `cargo deny check` reads too, and
 //! checks in more depth).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
@@ -11,13 +11,16 @@ use crate::layers::metadata;
 
 /// Fails with every dependency whose licence isn't allowed.
 pub fn check() -> Result<()> {
-    let allowed = allowed(&std::fs::read_to_string(place::tree().join("deny.toml"))?)?;
+    let text = std::fs::read_to_string(place::tree().join("deny.toml"))?;
+    let (allowed, exceptions, clarified) = (allowed(&text)?, exceptions(&text)?, clarified(&text)?);
     let metadata = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"])?;
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let mut faults = Vec::new();
     for package in packages {
         let (name, licence) = (package["name"].as_str().unwrap_or_default(), package["license"].as_str());
-        if !licence.is_some_and(|licence| permits(licence, &allowed)) {
+        let licence = licence.or_else(|| clarified.get(name).map(String::as_str));
+        let excepted = exceptions.get(name).unwrap_or(&allowed);
+        if !licence.is_some_and(|licence| permits(licence, &allowed) || permits(licence, excepted)) {
             faults.push(format!("{name}: {}", licence.unwrap_or("no licence named")));
         }
     }
@@ -32,6 +35,18 @@ fn allowed(text: &str) -> Result<BTreeSet<String>> {
     let (list, _) = list.context("deny.toml has no list of licences")?;
     let quoted = Regex::new(r#""([^"]+)""#)?;
     Ok(quoted.captures_iter(list).map(|found| found[1].to_owned()).collect())
+}
+
+/// What single packages may have beside: `{ crate = "NAME", allow = ["LICENCE"] }`.
+fn exceptions(text: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let entry = Regex::new(r#"\{ crate = "([^"]+)", allow = \["([^"]+)"\] \}"#)?;
+    Ok(entry.captures_iter(text).map(|c| (c[1].to_owned(), BTreeSet::from([c[2].to_owned()]))).collect())
+}
+
+/// What packages have that name no licence: `[[licenses.clarify]]` with `crate` and `expression`.
+fn clarified(text: &str) -> Result<BTreeMap<String, String>> {
+    let entry = Regex::new(r#"(?m)^crate = "([^"]+)"\nexpression = "([^"]+)"$"#)?;
+    Ok(entry.captures_iter(text).map(|c| (c[1].to_owned(), c[2].to_owned())).collect())
 }
 
 /// Whether an SPDX expression can be met with the allowed licences. `A/B` is the old way to write `A OR B`.
@@ -81,6 +96,14 @@ fn one(words: Words<'_, '_>, allowed: &BTreeSet<String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn single_packages() {
+        let text = "exceptions = [\n  { crate = \"a\", allow = [\"X\"] },\n]\n\
+                    [[licenses.clarify]]\ncrate = \"b\"\nexpression = \"MIT\"\n";
+        assert_eq!(exceptions(text).unwrap(), BTreeMap::from([("a".into(), BTreeSet::from(["X".into()]))]));
+        assert_eq!(clarified(text).unwrap(), BTreeMap::from([("b".into(), "MIT".into())]));
+    }
 
     #[test]
     fn expressions() {
