@@ -57,6 +57,8 @@ test: ## Everything CI runs.
 	target/debug/xtask check-layers
 	@echo '== tests'
 	cargo test --locked $(addprefix -p ,$(TESTED))
+	@echo '== recorded requests'
+	target/debug/xtask replay
 	@echo '== a cluster, a web server behind a Service'
 	target/debug/xtask images
 	scripts/smoke

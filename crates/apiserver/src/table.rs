@@ -40,7 +40,7 @@ pub(crate) struct Row {
     cells: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Null where none is asked for.
     object: Option<Value>,
 }
 
