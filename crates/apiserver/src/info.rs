@@ -74,7 +74,8 @@ impl Info {
             Method::PATCH => "patch",
             Method::DELETE if self.name.is_empty() => "deletecollection",
             Method::DELETE => "delete",
-            _ if self.watch || watching => "watch",
+            // One object is watched through the list of it alone, or an old-style path.
+            _ if self.watch || (watching && self.name.is_empty()) => "watch",
             _ if self.name.is_empty() => "list",
             _ => "get",
         }

@@ -56,7 +56,7 @@ impl Labels {
                 code: 0,
             };
         };
-        let watching = info.watch || query.flag("watch");
+        let watching = info.verb(&Method::GET, query.flag("watch")) == "watch";
         let mut verb = verb(&parts.method, watching, !info.name.is_empty());
         if verb == "PATCH" && essence(&parts.headers) == "application/apply-patch+yaml" {
             verb = "APPLY";

@@ -20,7 +20,7 @@ impl Server {
         body: Body,
     ) -> Result<Response<Body>, Status> {
         let named = !info.name.is_empty();
-        let watching = info.watch || call.query.flag("watch");
+        let watching = info.verb(&Method::GET, call.query.flag("watch")) == "watch";
         let verb = match (&call.parts.method, named) {
             (&Method::GET | &Method::HEAD, _) if watching => Verb::Watch,
             (&Method::GET | &Method::HEAD, true) => Verb::Get,

@@ -203,7 +203,8 @@ impl Server {
         let known = info.filter(|i| self.groups.contains(&i.group) && !path.starts_with("//"));
         let Some(info) = known else { return self.path_request(&call, &path).await };
         let deadline = call.query.deadline()?;
-        let long = info.watch || call.query.flag("watch") || self.connects(&info);
+        let watching = info.verb(&call.parts.method, call.query.flag("watch")) == "watch";
+        let long = watching || self.connects(&info);
         let work = self.resource_request(call, info, body);
         if long {
             return work.await;

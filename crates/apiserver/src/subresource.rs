@@ -1,12 +1,13 @@
 //! Requests to subresources: parts of an object, views of it, acts on it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::{GroupResource, Object, Status};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use registry::resource::Act;
-use registry::{Action, Part, Subresource, UpdateOptions, View};
+use registry::{Action, Part, Preconditions, Subresource, UpdateOptions, View};
 use serde_json::Value;
 
 use crate::answer::encode;
@@ -114,15 +115,20 @@ impl Server {
         let asked = call.asked(endpoint, kind)?;
         let bytes = read_body(body).await?;
         let group = sub.kind.as_ref().map_or("", |k| &k.group);
+        let whole = match patch {
+            None => Some(self.decode_typed(call, &bytes, (group, view.type_name()), asked.validation)?),
+            Some(_) => None,
+        };
         let change = |current: Option<&Object>| {
             let mut object = current.cloned().ok_or_else(|| Status::not_found(&of, at.1))?;
-            let wanted = match patch {
-                None => self.decode_typed(call, &bytes, (group, view.type_name()), asked.validation)?,
-                Some(patch) => {
+            let wanted = match (&whole, patch) {
+                (None, Some(patch)) => {
                     let mut shown = view.show(&object);
                     shown.remove_meta("resourceVersion");
-                    patched_view(patch, &bytes, shown, view.type_name())?
+                    Cow::Owned(patched_view(patch, &bytes, shown, view.type_name())?)
                 }
+                (Some(whole), _) => Cow::Borrowed(whole),
+                (None, None) => return Err(Status::internal("a write is a whole object or a patch")),
             };
             check_name(info, &wanted)?;
             if !wanted.uid().is_empty() && wanted.uid() != object.uid() {
@@ -133,7 +139,10 @@ impl Server {
             view.take(&wanted, &mut object)?;
             Ok((object, Vec::new()))
         };
-        let options = UpdateOptions::default();
+        // What is sent whole may say which object it means.
+        let uid = whole.as_ref().map(|w| w.uid().to_owned()).filter(|uid| !uid.is_empty());
+        let preconditions = Preconditions { uid, resource_version: None };
+        let options = UpdateOptions { preconditions, ..UpdateOptions::default() };
         let written =
             self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await;
         let written = written.map_err(missing)?;

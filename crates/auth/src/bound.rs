@@ -65,7 +65,9 @@ impl Tokens {
     ) -> Result<Value, Status> {
         let accounts = engine.resource("", "serviceaccounts").ok_or_else(Status::path_not_found)?.clone();
         let account = engine.get(&accounts, namespace, name, None).await?.object()?;
-        let asked = request.get(&["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(USUAL);
+        // What is left out arrives as 0.
+        let asked = request.get(&["spec", "expirationSeconds"]).and_then(Value::as_i64);
+        let asked = asked.filter(|seconds| *seconds != 0).unwrap_or(USUAL);
         let mut errors = api::field::Errors::default();
         let path = api::field::Path::new("spec.expirationSeconds");
         if asked < SHORTEST {

@@ -128,10 +128,13 @@ impl Engine {
         let step = begin(resource, options, &mut new, self.now());
         match step {
             Step::Erase => {
-                if cx.dry_run || self.erase(resource, current, &new).await? {
-                    return Ok(Some(Deleted::Gone(new)));
+                if !cx.dry_run && !self.erase(resource, current, &new).await? {
+                    return Ok(None);
                 }
-                Ok(None)
+                // What goes at once was never marked, unless its kind waits for somebody else's word.
+                let grace = resource.strategy.grace_period(&old, options.grace_period_seconds);
+                let marked = old.is_deleting() || grace.is_some();
+                Ok(Some(Deleted::Gone(if marked { new } else { old })))
             }
             Step::Keep if new == old || cx.dry_run => Ok(Some(Deleted::Pending(new))),
             Step::Keep => {
