@@ -13,6 +13,10 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 pub struct Endpoints;
 
 impl registry::Strategy for Endpoints {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let all = At::of(object, "subsets");
         for (i, subset) in all.value.as_array().into_iter().flatten().enumerate() {

@@ -11,6 +11,10 @@ use crate::at::{At, quantity};
 pub struct LimitRange;
 
 impl registry::Strategy for LimitRange {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         let limits = object.0.get_mut("spec").and_then(|s| s.get_mut("limits")?.as_array_mut());
         for item in limits.into_iter().flatten() {
@@ -149,6 +153,15 @@ const SCOPES: &[&str] = &[
 ];
 
 impl registry::Strategy for ResourceQuota {
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        let status = At::of(new, "status");
+        for list in ["hard", "used"] {
+            for (name, amount, at) in status.quantities(list) {
+                podspec::quantity(name, amount, &at, Place::Other, errors);
+            }
+        }
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         for (name, amount, at) in spec.quantities("hard") {
