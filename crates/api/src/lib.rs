@@ -4,6 +4,7 @@
 //! Pure: no I/O, no clock. Types of the kinds themselves are k8s-openapi's (v1.37), re-exported as
 //! [`k8s`]. Start at [`Status`] (every refusal ends as one) and [`field`] (how faults are gathered).
 
+pub mod cron;
 pub mod field;
 pub mod gvk;
 pub mod names;

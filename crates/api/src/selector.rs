@@ -175,33 +175,21 @@ impl Parser<'_> {
         loop {
             match self.peek() {
                 Token::Word(_) | Token::Not => {
-                    all.push(self.requirement()?);
-                    match self.next() {
-                        Token::End => break,
-                        Token::Comma => {
-                            let after = self.peek();
-                            if !matches!(after, Token::Word(_) | Token::Not) {
-                                return Err(format!(
-                                    "found '{}', expected: identifier after ','",
-                                    after.text()
-                                ));
-                            }
-                        }
-                        other => {
-                            return Err(format!(
-                                "found '{}', expected: ',' or 'end of string'",
-                                other.text()
-                            ));
-                        }
-                    }
+                    let one = self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
+                    all.push(one);
                 }
                 Token::End => break,
-                other => {
-                    return Err(format!(
-                        "found '{}', expected: !, identifier, or 'end of string'",
-                        other.text()
-                    ));
+                other => return Err(expected(&other, "!, identifier, or 'end of string'")),
+            }
+            match self.next() {
+                Token::End => break,
+                Token::Comma => {
+                    let after = self.peek();
+                    if !matches!(after, Token::Word(_) | Token::Not) {
+                        return Err(expected(&after, "identifier after ','"));
+                    }
                 }
+                other => return Err(expected(&other, "',' or 'end of string'")),
             }
         }
         all.sort_by(|a, b| key_of(a).cmp(key_of(b)));
@@ -215,7 +203,7 @@ impl Parser<'_> {
         }
         let key = match self.next() {
             Token::Word(w) => w,
-            other => return Err(format!("found '{}', expected: identifier", other.text())),
+            other => return Err(expected(&other, "identifier")),
         };
         check_key(&key)?;
         if negated {
@@ -232,45 +220,68 @@ impl Parser<'_> {
             Token::NotEquals => Ok(Requirement::NotIn(key.clone(), vec![self.exact(&key)?])),
             Token::Greater => Ok(Requirement::GreaterThan(key.clone(), self.integer(&key)?)),
             Token::Less => Ok(Requirement::LessThan(key.clone(), self.integer(&key)?)),
-            other => Err(format!("found '{}', expected: ',' or 'end of string'", other.text())),
+            other => Err(expected(&other, "in, notin, =, ==, !=, gt, lt")),
         }
     }
 
     fn exact(&mut self, key: &str) -> Result<String, String> {
-        let value = match self.peek() {
-            Token::End | Token::Comma => String::new(),
-            Token::Word(w) => {
-                self.next();
-                w
-            }
-            other => return Err(format!("found '{}', expected: identifier", other.text())),
-        };
+        let value = self.word()?;
         check_value(key, &value)?;
         Ok(value)
     }
 
-    fn integer(&mut self, key: &str) -> Result<i64, String> {
-        let value = self.exact(key)?;
-        value.parse().map_err(|_| {
-            format!(
-                "values[0][{key}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
-                field::quote(&value)
-            )
-        })
+    /// A value, which may be left out.
+    fn word(&mut self) -> Result<String, String> {
+        match self.peek() {
+            Token::End | Token::Comma => Ok(String::new()),
+            _ => match self.next() {
+                Token::Word(w) => Ok(w),
+                other => Err(expected(&other, "identifier")),
+            },
+        }
     }
 
+    fn integer(&mut self, key: &str) -> Result<i64, String> {
+        let value = self.word()?;
+        let number = value.parse().map_err(|_| {
+            format!(
+                "values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
+                field::quote(&value)
+            )
+        })?;
+        check_value(key, &value)?;
+        Ok(number)
+    }
+
+    /// `(a,b)`. An item that is left out is the empty one: `(,a)`, `(a,)`.
     fn set(&mut self, key: &str) -> Result<Vec<String>, String> {
         let open = self.next();
         if open != Token::Open {
-            return Err(format!("found '{}', expected: '('", open.text()));
+            // Without a comma, as upstream has it.
+            return Err(format!("found '{}' expected: '('", open.text()));
         }
         let mut values = Vec::new();
+        match self.peek() {
+            Token::Word(_) | Token::Comma => {}
+            Token::Close => {
+                self.next();
+                return Err(
+                    "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"
+                        .into(),
+                );
+            }
+            other => return Err(expected(&other, "',', ')' or identifier")),
+        }
         let mut last_comma = true;
         loop {
             match self.next() {
                 Token::Word(w) => {
                     values.push(w);
                     last_comma = false;
+                    let after = self.peek();
+                    if !matches!(after, Token::Comma | Token::Close) {
+                        return Err(expected(&after, "',' or ')'"));
+                    }
                 }
                 Token::Comma => {
                     if last_comma {
@@ -284,7 +295,7 @@ impl Parser<'_> {
                     }
                     break;
                 }
-                other => return Err(format!("found '{}', expected: ',', ')' or identifier", other.text())),
+                other => return Err(expected(&other, "',', or identifier")),
             }
         }
         values.sort();
@@ -294,6 +305,10 @@ impl Parser<'_> {
         }
         Ok(values)
     }
+}
+
+fn expected(found: &Token, what: &str) -> String {
+    format!("found '{}', expected: {what}", found.text())
 }
 
 fn key_of(r: &Requirement) -> &str {
@@ -312,7 +327,7 @@ fn check_key(key: &str) -> Result<(), String> {
     if faults.is_empty() {
         return Ok(());
     }
-    Err(format!("key: Invalid value: {}: {}", field::quote(key), faults.join("; ")))
+    Err(format!("<nil>: Invalid value: {}: {}", field::quote(key), faults.join("; ")))
 }
 
 fn check_value(key: &str, value: &str) -> Result<(), String> {
@@ -435,9 +450,25 @@ mod tests {
         check("n>3", json!({"n": "4"}), true);
         check("a in (,b)", json!({"a": ""}), true);
         check("", json!({}), true);
-        assert!(Labels::parse("a b").is_err());
-        assert!(Labels::parse("a=b,").is_err());
-        assert!(Labels::parse("!!a").is_err());
+    }
+
+    fn fails(selector: &str, message: &str) {
+        assert_eq!(Labels::parse(selector).unwrap_err(), message, "{selector}");
+    }
+
+    #[test]
+    fn faults_read_as_upstreams() {
+        fails("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt");
+        fails("a=b,", "found '', expected: identifier after ','");
+        fails("=x", "found '=', expected: !, identifier, or 'end of string'");
+        fails("!a=x", "found '=', expected: ',' or 'end of string'");
+        fails("!!a", "unable to parse requirement: found '!', expected: identifier");
+        fails("a in x", "unable to parse requirement: found 'x' expected: '('");
+        fails("a in (x", "unable to parse requirement: found '', expected: ',' or ')'");
+        fails(
+            "a>x",
+            "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+        );
     }
 
     #[test]

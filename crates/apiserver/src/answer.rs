@@ -16,15 +16,20 @@ use crate::{respond, table};
 /// An object as JSON of the endpoint's version.
 pub(crate) fn object_bytes(endpoint: &Endpoint, item: &Item) -> Result<Bytes, Status> {
     let version = &endpoint.resource.versions[endpoint.version];
-    match &version.convert {
-        None => Ok(item.answer(&version.head)),
-        Some(convert) => {
-            let mut object = item.object()?;
-            convert.restore(&mut object);
-            object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
-            serde_json::to_vec(&object.0).map(Into::into).map_err(Status::internal)
-        }
+    if version.convert.is_none() {
+        return Ok(item.answer(&version.head));
     }
+    serde_json::to_vec(&converted(endpoint, item)?.0).map(Into::into).map_err(Status::internal)
+}
+
+/// An object in the endpoint's version, where that is not the stored form.
+fn converted(endpoint: &Endpoint, item: &Item) -> Result<Object, Status> {
+    let mut object = item.object()?;
+    if let Some(convert) = &endpoint.resource.versions[endpoint.version].convert {
+        convert.restore(&mut object);
+    }
+    object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
+    Ok(object)
 }
 
 fn partial_head(accepted: Accepted) -> String {
@@ -81,7 +86,10 @@ impl Server {
                 let converts = endpoint.resource.versions[endpoint.version].convert.is_some();
                 let bytes = list_bytes(&head, listed, |out, item| {
                     if converts {
-                        out.extend_from_slice(&object_bytes(endpoint, item)?);
+                        let mut object = converted(endpoint, item)?;
+                        object.0.remove("apiVersion");
+                        object.0.remove("kind");
+                        out.extend_from_slice(&serde_json::to_vec(&object.0).map_err(Status::internal)?);
                     } else {
                         item.layout.write_item(out, &item.raw, item.revision.0);
                     }

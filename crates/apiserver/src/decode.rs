@@ -182,6 +182,8 @@ impl Server {
             return Err(cannot(&format!("strict decoding error: {}", all.join(", "))));
         }
         types.default(ty, &mut object.0);
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        object.set_type(&api_version, kind);
         Ok(object)
     }
 }

@@ -68,10 +68,7 @@ impl Query {
     }
 
     fn number(&self, name: &str) -> Result<Option<i64>, Status> {
-        let text = self.get(name);
-        if text.is_empty() {
-            return Ok(None);
-        }
+        let Some((_, text)) = self.0.iter().find(|(n, _)| n == name) else { return Ok(None) };
         let quoted = api::field::quote(text);
         text.parse()
             .map(Some)
@@ -149,8 +146,8 @@ impl Query {
             Some(revision) => Ok(Some(Revision(revision))),
             None => {
                 let quoted = api::field::quote(text);
-                Err(Status::bad_request(format!(
-                    "Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
+                Err(Status::plain(format!(
+                    "resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
                 )))
             }
         }
@@ -161,8 +158,7 @@ impl Query {
     }
 
     fn selectors(&self, resource: &Resource, name: &str) -> Result<(Labels, Fields), Status> {
-        let labels = Labels::parse(self.get("labelSelector"))
-            .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels = Labels::parse(self.get("labelSelector")).map_err(Status::bad_request)?;
         let mut fields = Fields::parse(self.get("fieldSelector")).map_err(Status::bad_request)?;
         for term in &fields.0 {
             let known = term.field == "metadata.name"
@@ -187,6 +183,7 @@ impl Query {
 
     pub fn list(&self, resource: &Resource, namespace: &str) -> Result<ListOptions, Status> {
         let (labels, fields) = self.selectors(resource, "")?;
+        self.timeout()?;
         let revision = self.revision()?;
         let version_match = self.version_match(revision, false)?;
         let limit = self.number("limit")?.unwrap_or(0);
@@ -257,7 +254,7 @@ impl Query {
             if text == "Exact" && revision.is_some_and(|r| r.0 == 0) {
                 errors.forbidden(
                     &path,
-                    "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
                 );
             }
         }

@@ -133,8 +133,11 @@ impl Server {
         }
         let patched = patch.patched((&version.types, version.ty), current.into_value(), &document.value)?;
         let refuse = |why: &str| patch.refuse(&document.value, why);
-        self.check_kind(&patched, (&resource.group, &resource.kind))
-            .map_err(|why| refuse(&self.as_its_kind(&patched).err().unwrap_or(why)))?;
+        // A strategic patch is laid over the type, which what the patch calls it does not change.
+        if patch != Patch::Strategic {
+            self.check_kind(&patched, (&resource.group, &resource.kind))
+                .map_err(|why| refuse(&self.as_its_kind(&patched).err().unwrap_or(why)))?;
+        }
         let (object, unknown) =
             resource.object_of_patch(endpoint.version, patched).map_err(|why| refuse(&why))?;
         match validation {

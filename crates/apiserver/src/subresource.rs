@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{GroupResource, Object, Status};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use registry::resource::Act;
@@ -76,7 +76,8 @@ impl Server {
         (namespace, name): (&str, &str),
         bytes: &Bytes,
     ) -> Result<Response<Body>, Status> {
-        let posted = self.decode_typed(call, bytes, (group, act.type_name()), asked.validation)?;
+        let mut posted = self.decode_typed(call, bytes, (group, act.type_name()), asked.validation)?;
+        self.engine.track_posted(&asked.cx, act.type_name(), &mut posted);
         // What it does to the object is its own act, in the stored version.
         asked.cx.api_version.clear();
         let answer = act.act(&self.engine, &asked.cx, (namespace, name), posted).await?;
@@ -95,10 +96,14 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let resource = &endpoint.resource;
         let at = (info.namespace.as_str(), info.name.as_str());
+        // Upstream names the view in the 404 of an object that is not there.
+        let of = GroupResource::new(resource.group.clone(), format!("{}/{}", resource.plural, sub.name));
+        let missing = |e: Status| if e.is_not_found() { Status::not_found(&of, at.1) } else { e };
         let kind = match call.parts.method {
             Method::GET | Method::HEAD => {
                 let accepted = negotiate::accepted(&call.parts.headers, false)?;
-                let object = self.engine.get(resource, at.0, at.1, None).await?.object()?;
+                let found = self.engine.get(resource, at.0, at.1, None).await;
+                let object = found.map_err(missing)?.object()?;
                 return self.answer_view(call, view, &object, accepted);
             }
             Method::PUT => OptionsKind::Update,
@@ -110,8 +115,7 @@ impl Server {
         let bytes = read_body(body).await?;
         let group = sub.kind.as_ref().map_or("", |k| &k.group);
         let change = |current: Option<&Object>| {
-            let missing = || Status::not_found(&resource.group_resource(), at.1);
-            let mut object = current.cloned().ok_or_else(missing)?;
+            let mut object = current.cloned().ok_or_else(|| Status::not_found(&of, at.1))?;
             let wanted = match patch {
                 None => self.decode_typed(call, &bytes, (group, view.type_name()), asked.validation)?,
                 Some(patch) => {
@@ -131,7 +135,8 @@ impl Server {
         };
         let options = UpdateOptions::default();
         let written =
-            self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await?;
+            self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await;
+        let written = written.map_err(missing)?;
         self.answer_view(call, view, &written.object, asked.accepted)
     }
 

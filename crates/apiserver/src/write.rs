@@ -43,7 +43,7 @@ impl Call {
     }
 }
 
-/// Whether a changed object is the one that the path names.
+/// Whether a changed object is the one that the path names; its namespace is the engine's to look at.
 pub(crate) fn check_name(info: &Info, object: &Object) -> Result<(), Status> {
     let (given, wanted) = (object.name(), info.name.as_str());
     if given.is_empty() {
@@ -54,12 +54,6 @@ pub(crate) fn check_name(info: &Info, object: &Object) -> Result<(), Status> {
     if given != wanted {
         return Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({wanted})"
-        )));
-    }
-    let (given, wanted) = (object.namespace(), info.namespace.as_str());
-    if !given.is_empty() && !wanted.is_empty() && given != wanted {
-        return Err(Status::bad_request(format!(
-            "the namespace of the object ({given}) does not match the namespace on the request ({wanted})"
         )));
     }
     Ok(())

@@ -400,18 +400,20 @@ where
 }
 
 /// Delays between attempts: 800 ms doubling to 30 s, each lengthened by up to itself, as client-go's
-/// reflector waits.
+/// reflector waits. Before the first success the delays begin shorter: who asks for an object as soon as
+/// he hears of it may be ahead of those who let him.
 struct Backoff {
     delay: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { delay: Self::FIRST }
+        Self { delay: Self::EAGER }
     }
 }
 
 impl Backoff {
+    const EAGER: Duration = Duration::from_millis(5);
     const FIRST: Duration = Duration::from_millis(800);
     const LONGEST: Duration = Duration::from_secs(30);
 

@@ -26,6 +26,7 @@ pub mod placement;
 pub mod queue;
 pub mod remote;
 pub mod write;
+pub mod written;
 
 pub use cache::Index;
 pub use controller::{Reconcile, Workers, run};
@@ -34,3 +35,4 @@ pub use expectations::Expectations;
 pub use informer::{Change, Informer, Informers, Selection};
 pub use key::ObjectKey;
 pub use queue::WorkQueue;
+pub use written::Written;

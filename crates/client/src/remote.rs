@@ -161,6 +161,10 @@ pub fn connect(server: &Server, credentials: &Credentials, namespace: &str) -> R
         if let Some(token) = &token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
+        request
+            .headers_mut()
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_static(concat!("tiphys/", env!("CARGO_PKG_VERSION"))));
         async move {
             *request.uri_mut() = target?;
             http.request(request).await.map_err(BoxError::from)

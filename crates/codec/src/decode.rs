@@ -67,8 +67,8 @@ fn yaml_error(error: &serde_saphyr::Error) -> Error {
     let text = error.to_string();
     let line = error.location().map_or(0, |l| l.line());
     let column = error.location().map_or(0, |l| l.column());
-    let place = format!("line {line} column {column}: ");
-    let why = text.split_once(&place).map_or(text.as_str(), |(_, why)| why);
+    let place = format!(" at line {line}, column {column}");
+    let why = text.strip_suffix(&place).unwrap_or(&text);
     Error(if line > 1 { format!("yaml: line {line}: {why}") } else { format!("yaml: {why}") })
 }
 

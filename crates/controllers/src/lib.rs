@@ -10,10 +10,15 @@
 //!
 //! Start at [`run`], then [`replicas`] for the shape of a controller.
 
+pub mod amount;
 pub mod context;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod history;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
@@ -22,10 +27,12 @@ pub mod ownership;
 pub mod pod_control;
 pub mod pod_gc;
 pub mod pods;
+pub mod quota;
 pub mod replicas;
 pub mod role_aggregation;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 pub mod wake;
@@ -47,9 +54,15 @@ const ALL: &[(&str, &str, Run)] = &[
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |c| {
         role_aggregation::run(c).boxed()
     }),
+    ("cronjob-controller", "cronjob-controller", |c| cron_job::run(c).boxed()),
+    ("daemonset-controller", "daemon-set-controller", |c| daemon_set::run(c).boxed()),
     ("deployment-controller", "deployment-controller", |c| deployment::run(c).boxed()),
+    ("disruption-controller", "disruption-controller", |c| disruption::run(c).boxed()),
     ("endpoints-controller", "endpoint-controller", |c| endpoints::legacy::run(c).boxed()),
     ("endpointslice-controller", "endpointslice-controller", |c| endpoints::slices::run(c).boxed()),
+    ("endpointslice-mirroring-controller", "endpointslicemirroring-controller", |c| {
+        endpoints::mirroring::run(c).boxed()
+    }),
     ("garbage-collector-controller", "generic-garbage-collector", |c| garbage::run(c).boxed()),
     ("job-controller", "job-controller", |c| job::run(c).boxed()),
     ("namespace-controller", "namespace-controller", |c| namespace::run(c).boxed()),
@@ -60,8 +73,10 @@ const ALL: &[(&str, &str, Run)] = &[
     ("replicationcontroller-controller", "replication-controller", |c| {
         replicas::run::<ReplicationController>(c).boxed()
     }),
+    ("resourcequota-controller", "resourcequota-controller", |c| quota::run(c).boxed()),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
     ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
+    ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
     ("taint-eviction-controller", "node-controller", |c| taint_eviction::run(c).boxed()),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |c| {
         ttl_after_finished::run(c).boxed()

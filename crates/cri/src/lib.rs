@@ -20,6 +20,7 @@
 mod contract;
 mod error;
 mod event;
+pub mod remote;
 pub mod streaming;
 mod streams;
 
@@ -27,6 +28,7 @@ pub use contract::{PullProgress, Runtime, STOP_SIGNAL_ANNOTATION};
 pub use error::{Error, PullFailure, Result};
 pub use event::{Event, EventKind, EventStream};
 pub use k8s_cri::v1;
+pub use remote::Remote;
 pub use streams::{
     AttachOptions, ByteStream, ExecOptions, ExecOutput, ExitFuture, Reader, Streams, TerminalSize, Writer,
 };

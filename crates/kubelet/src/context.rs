@@ -5,6 +5,7 @@ use std::sync::Arc;
 use client::{Informer, Informers};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,8 @@ pub struct Context {
     /// This node alone.
     pub node: Informer<Node>,
     pub taken: Taken,
+    /// Told when a pod has given back its place.
+    pub freed: watch::Sender<()>,
     pub tokens: Tokens,
     pub host: Host,
     /// The node's memory in bytes.

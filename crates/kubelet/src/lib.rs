@@ -18,6 +18,7 @@ mod cgroup;
 mod config;
 mod context;
 mod events;
+mod gc;
 mod logs;
 mod names;
 mod node;

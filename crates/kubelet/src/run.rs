@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use client::{Informers, Selection};
 use kube::Client;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -94,6 +95,7 @@ pub async fn run(
         node: informers.of_selected(own("metadata.name")),
         informers: informers.clone(),
         taken: Taken::default(),
+        freed: watch::Sender::new(()),
         machine: machine.clone(),
         recorder,
         runtime,
@@ -112,25 +114,30 @@ pub async fn run(
     until_stopped(Box::pin(follow_runtime(ctx.clone(), registry.clone())));
     until_stopped(Box::pin(node::keep(ctx.clone(), machine, port)));
     until_stopped(Box::pin(node::renew(ctx.clone())));
+    until_stopped(Box::pin(crate::logs::rotate::keep(ctx.clone())));
+    until_stopped(Box::pin(crate::gc::keep(ctx.clone())));
     if let Some(listening) = listening {
         until_stopped(Box::pin(listening.serve(ctx.clone(), registry.clone())));
+    }
+    let (read, manifests) = oneshot::channel();
+    if let Some(dir) = ctx.config.pod_manifest_path.clone() {
+        let (ctx, registry, mirrors) = (ctx.clone(), registry.clone(), mirrors.clone());
+        until_stopped(Box::pin(async move {
+            if let Err(error) = static_pods::follow(ctx, registry, mirrors, dir.clone(), read).await {
+                tracing::error!(dir = %dir.display(), %error, "cannot follow static pods");
+            }
+        }));
     }
     let follower = (ctx.clone(), registry.clone(), mirrors.clone());
     until_stopped(Box::pin(async move {
         let (ctx, registry, mirrors) = follower;
         pods::follow(&ctx, &registry, &mirrors).await;
+        // Without a directory of manifests there is nothing to wait for.
+        let _ = manifests.await;
         if let Err(error) = pods::end_orphans(&ctx, &registry).await {
             tracing::warn!(%error, "cannot look for pods that were deleted meanwhile");
         }
     }));
-    if let Some(dir) = ctx.config.pod_manifest_path.clone() {
-        let (ctx, registry) = (ctx.clone(), registry.clone());
-        until_stopped(Box::pin(async move {
-            if let Err(error) = static_pods::follow(ctx, registry, mirrors, dir.clone()).await {
-                tracing::error!(dir = %dir.display(), %error, "cannot follow static pods");
-            }
-        }));
-    }
     stop.cancelled().await;
     informers.shutdown().await;
     tasks.close();

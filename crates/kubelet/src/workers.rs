@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::names;
@@ -21,6 +22,8 @@ pub struct Registry {
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
+    /// Cancelled once the worker is forgotten.
+    ended: CancellationToken,
 }
 
 impl Registry {
@@ -35,18 +38,33 @@ impl Registry {
         let (sender, receiver) = watch::channel(desired);
         let wake = Arc::new(Notify::new());
         let worker = Worker::new(ctx.clone(), receiver, wake.clone(), self.clone());
-        pods.insert(uid.clone(), Entry { desired: sender, wake });
+        let ended = CancellationToken::new();
+        pods.insert(uid.clone(), Entry { desired: sender, wake, ended: ended.clone() });
         let (registry, context) = (self.clone(), ctx.clone());
         ctx.tasks.spawn(async move {
             worker.run().await;
             context.taken.release(&uid);
             registry.forget(&uid);
+            ended.cancel();
         });
     }
 
     fn forget(&self, uid: &str) {
         self.pods.lock().remove(uid);
         self.sandboxes.lock().retain(|_, owner| owner != uid);
+    }
+
+    /// Whether a worker looks after the pod with this uid.
+    pub fn has(&self, uid: &str) -> bool {
+        self.pods.lock().contains_key(uid)
+    }
+
+    /// Resolves when no worker looks after the pod with this uid any more.
+    pub async fn ended(&self, uid: &str) {
+        let ended = self.pods.lock().get(uid).map(|entry| entry.ended.clone());
+        if let Some(ended) = ended {
+            ended.cancelled().await;
+        }
     }
 
     /// Changes what is known of the pod with this uid; nothing where it has no worker.

@@ -25,8 +25,11 @@ impl Engine {
         namespace: &str,
         mut object: Object,
     ) -> Result<Written, Status> {
+        let doubled = meta::dedup_owners(&mut object);
         self.track(resource, cx, Part::Main, &mut object, None);
-        self.create_held(resource, cx, namespace, object).await
+        let mut written = self.create_held(resource, cx, namespace, object).await?;
+        written.warnings.splice(0..0, doubled);
+        Ok(written)
     }
 
     /// Creates an object whose entries of managed fields are made already.

@@ -125,6 +125,31 @@ impl Engine {
         }
     }
 
+    /// Notes in an object that is posted to something that acts who holds its fields: the answer tells
+    /// it, though nothing keeps it.
+    pub fn track_posted(&self, cx: &RequestContext, type_name: &str, object: &mut Object) {
+        let types = schema::builtin();
+        let Some(ty) = types.lookup(type_name) else { return };
+        let now = names::time(self.now());
+        let api_version = object.api_version().to_owned();
+        let request = Request {
+            versions: &Posted { api_version: &api_version, types, ty },
+            manager: &cx.field_manager,
+            api_version: &api_version,
+            subresource: "",
+            now: &now,
+            ignored: &Set::default(),
+        };
+        let value = Value::Object(std::mem::take(&mut object.0));
+        let list = managed::track(&request, &managed::empty(types, ty), &value, true);
+        if let Value::Object(map) = value {
+            object.0 = map;
+        }
+        if let Some(list) = list {
+            object.set_meta("managedFields", list);
+        }
+    }
+
     /// Applies a configuration, in the request's version as is the answer; `live` is in the stored form.
     ///
     /// # Errors
@@ -156,6 +181,23 @@ impl Engine {
             None => managed::empty(types, ty),
         };
         managed::apply(&request, &live, config, force)
+    }
+}
+
+/// A type that is kept nowhere.
+struct Posted<'p> {
+    api_version: &'p str,
+    types: &'p Types,
+    ty: TypeId,
+}
+
+impl Versions for Posted<'_> {
+    fn types(&self, api_version: &str) -> Option<(&Types, TypeId)> {
+        (api_version == self.api_version).then_some((self.types, self.ty))
+    }
+
+    fn convert<'v>(&self, value: &'v Value, _from: &str, _to: &str) -> Cow<'v, Value> {
+        Cow::Borrowed(value)
     }
 }
 

@@ -133,10 +133,13 @@ impl Engine {
         };
         let range = Range { revision: Some(revision), ..Range::of(keys) };
         let found = self.store.range(range).await.map_err(|e| match e {
-            store::Error::FutureRevision { asked, current } => too_large(asked, current),
-            store::Error::Compacted { .. } if options.continue_.is_empty() => {
-                Status::expired("The resourceVersion for the provided list is too old.")
+            store::Error::FutureRevision { .. } => {
+                Status::plain("etcdserver: mvcc: required revision is a future revision")
             }
+            store::Error::Compacted { .. } => match start {
+                None => Status::expired("The resourceVersion for the provided list is too old."),
+                Some(start) => page_too_old(start),
+            },
             other => unavailable(other),
         })?;
         let mut page = Page::new(options);
@@ -191,6 +194,22 @@ impl Engine {
     }
 }
 
+/// The state that a token goes on with is gone; the answer has a token that goes on with the newest.
+fn page_too_old(start: &str) -> Status {
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    status.metadata.continue_ =
+        Token { v: "meta.k8s.io/v1".into(), rv: -1, start: start.to_owned() }.encode();
+    status
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("a token serialises"))
+    }
+}
+
 /// The revision asked for lies in the future.
 fn too_large(asked: Revision, current: Revision) -> Status {
     let mut status = Status::failure(
@@ -232,34 +251,36 @@ fn field_of<'i>(resource: &Resource, item: &'i Item, name: &str) -> Option<&'i s
 
 struct Page<'o> {
     options: &'o ListOptions,
+    /// 0 for no bound.
+    limit: usize,
     items: Vec<Arc<Item>>,
     more: bool,
 }
 
 impl<'o> Page<'o> {
     fn new(options: &'o ListOptions) -> Page<'o> {
-        Page { options, items: Vec::new(), more: false }
+        // Upstream's cache gives the whole list to who takes any state of it.
+        let any = options.revision == Some(Revision(0)) && options.continue_.is_empty();
+        Page { options, limit: if any { 0 } else { options.limit }, items: Vec::new(), more: false }
     }
 
     /// Whether to go on.
     fn add(&mut self, resource: &Resource, item: &Arc<Item>) -> bool {
-        if !selected(resource, item, &self.options.labels, &self.options.fields) {
-            return true;
-        }
-        if self.options.limit > 0 && self.items.len() == self.options.limit {
+        // As upstream: whether what follows is selected is not looked at.
+        if self.limit > 0 && self.items.len() == self.limit {
             self.more = true;
             return false;
         }
-        self.items.push(item.clone());
+        if selected(resource, item, &self.options.labels, &self.options.fields) {
+            self.items.push(item.clone());
+        }
         true
     }
 
     fn finish(self, revision: Revision, remaining: Option<i64>) -> Listed {
         let last = self.items.last().filter(|_| self.more);
         let continue_ = last.map(|item| {
-            let token = Token { v: "meta.k8s.io/v1".into(), rv: revision.0, start: item.key.to_string() };
-            let text = serde_json::to_vec(&token).expect("a token serialises");
-            BASE64_URL_SAFE_NO_PAD.encode(text)
+            Token { v: "meta.k8s.io/v1".into(), rv: revision.0, start: item.key.to_string() }.encode()
         });
         Listed { revision, items: self.items, continue_: continue_.unwrap_or_default(), remaining }
     }

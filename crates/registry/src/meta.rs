@@ -117,6 +117,28 @@ fn owner_references(value: Option<&Value>, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// Takes out owners that are named twice. Answers what the client is warned of.
+pub(crate) fn dedup_owners(object: &mut Object) -> Option<String> {
+    let Some(Value::Object(meta)) = object.0.get_mut("metadata") else { return None };
+    let Some(Value::Array(owners)) = meta.get_mut("ownerReferences") else { return None };
+    let mut doubled = Vec::new();
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            doubled.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    (!doubled.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            doubled.join(", ")
+        )
+    })
+}
+
 /// An owner as Go's `%#v` prints it.
 fn go_owner(owner: &Value) -> Bare {
     let text = |field: &str| api::field::quote(owner.get(field).and_then(Value::as_str).unwrap_or_default());
@@ -184,6 +206,13 @@ pub fn carry_over(new: &mut Object, old: &Object) {
             Some(value) => meta.insert((*field).into(), value.clone()),
             None => meta.remove(*field),
         };
+    }
+}
+
+/// Faults of a changed object's metadata by themselves.
+pub fn validate_changed(new: &Object, errors: &mut Errors) {
+    if let Some(meta) = new.metadata() {
+        validate_common(meta, &Path::new("metadata"), errors);
     }
 }
 

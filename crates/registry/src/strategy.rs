@@ -61,6 +61,11 @@ pub trait Strategy: Send + Sync {
         self.validate(new, errors);
     }
 
+    /// Whether the check of an update looks at the whole object as that of a create does, metadata and all.
+    fn updates_are_checked_whole(&self) -> bool {
+        false
+    }
+
     fn validate_status(&self, _new: &Object, _old: &Object, _errors: &mut field::Errors) {}
 
     /// Warnings to the client, not faults.

@@ -152,6 +152,7 @@ impl Engine {
             return Err(Status::conflict(&resource.group_resource(), name, &other_uid(&key, uid, old.uid())));
         }
         let (mut new, mut warnings) = change.apply(Some(&old))?;
+        warnings.extend(meta::dedup_owners(&mut new));
         match_namespace(resource, namespace, &mut new)?;
         if !options.applied {
             self.track_change(resource, cx, part, &mut new, &old);
@@ -172,9 +173,13 @@ impl Engine {
         prepare(resource, cx, part, &mut new, &old);
         let mut errors = field::Errors::default();
         meta::validate_update(&new, &old, &mut errors);
-        // Upstream's engine and its strategies each look at the metadata: such a fault has two causes.
+        // Upstream's engine and its strategies each look at the metadata, some strategies twice: such
+        // a fault has as many causes.
         if !matches!(part, Part::Trusted(_)) {
             meta::validate_update(&new, &old, &mut errors);
+            if matches!(part, Part::Main) && resource.strategy.updates_are_checked_whole() {
+                meta::validate_changed(&new, &mut errors);
+            }
         }
         match part {
             Part::Main | Part::View(_) => resource.strategy.validate_update(&new, &old, &mut errors),

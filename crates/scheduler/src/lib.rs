@@ -12,6 +12,7 @@
 
 pub mod filters;
 pub mod pod;
+pub mod preemption;
 pub mod queue;
 pub mod resources;
 pub mod schedule;

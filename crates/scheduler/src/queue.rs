@@ -1,7 +1,7 @@
 //! The pods that wait: those to be looked at now, those that failed and wait a moment, and those that
 //! fit nowhere until something changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,9 +50,9 @@ enum State {
         plugins: BTreeSet<&'static str>,
         since: Instant,
     },
-    /// Being decided on, or bound. `moved` says that something happened meanwhile.
+    /// Being decided on, or bound, since so many things had happened.
     Busy {
-        moved: bool,
+        happened: u64,
     },
     /// Held by its scheduling gates.
     Gated,
@@ -73,7 +73,10 @@ pub struct Queue {
     entries: HashMap<ObjectKey, Entry>,
     active: BTreeMap<Place, ObjectKey>,
     backoff: BTreeMap<(Instant, u64), ObjectKey>,
+    unschedulable: HashSet<ObjectKey>,
     next: u64,
+    /// How many things have happened that may make room.
+    happened: u64,
 }
 
 fn is_gated(pod: &PodInfo) -> bool {
@@ -112,11 +115,12 @@ impl Queue {
     /// Forgets a pod: it is gone or has its node.
     pub fn remove(&mut self, key: &ObjectKey) {
         let Some(entry) = self.entries.remove(key) else { return };
-        self.unlink(&entry.state);
+        self.unlink(key, &entry.state);
     }
 
-    fn unlink(&mut self, state: &State) {
+    fn unlink(&mut self, key: &ObjectKey, state: &State) {
         match state {
+            State::Unschedulable { .. } => drop(self.unschedulable.remove(key)),
             State::Active(place) => drop(self.active.remove(place)),
             State::Backoff(until, number) => drop(self.backoff.remove(&(*until, *number))),
             _ => {}
@@ -128,7 +132,7 @@ impl Queue {
         self.promote(now);
         let (_, key) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
-        entry.state = State::Busy { moved: false };
+        entry.state = State::Busy { happened: self.happened };
         entry.attempts += 1;
         Some(entry.pod.clone())
     }
@@ -136,10 +140,11 @@ impl Queue {
     /// Gives back a pod that fits nowhere.
     pub fn unschedulable(&mut self, key: &ObjectKey, error: &FitError, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let State::Busy { moved } = entry.state else { return };
+        let State::Busy { happened } = entry.state else { return };
         entry.failed_at = now;
         entry.state = State::Unschedulable { plugins: error.plugins.clone(), since: now };
-        if moved {
+        self.unschedulable.insert(key.clone());
+        if happened != self.happened {
             self.activate(key, now);
         }
     }
@@ -155,18 +160,17 @@ impl Queue {
     /// Tells of something that may make room: pods it could help are looked at again, after their
     /// backoff. `fits` is asked about each of them.
     pub fn happened(&mut self, event: Event, now: Instant, fits: impl Fn(&PodInfo) -> bool) {
+        self.happened += 1;
         let mut helped = Vec::new();
-        for (key, entry) in &mut self.entries {
-            match &mut entry.state {
-                State::Busy { moved } => *moved = true,
-                State::Unschedulable { plugins, .. } => {
-                    // Without a node there was no plugin to rule one out.
-                    let helps = plugins.is_empty() || plugins.iter().any(|plugin| event.helps(plugin));
-                    if helps && fits(&entry.pod) {
-                        helped.push(key.clone());
-                    }
-                }
-                _ => {}
+        for key in &self.unschedulable {
+            let Some(Entry { pod, state: State::Unschedulable { plugins, .. }, .. }) = self.entries.get(key)
+            else {
+                continue;
+            };
+            // Without a node there was no plugin to rule one out.
+            let helps = plugins.is_empty() || plugins.iter().any(|plugin| event.helps(plugin));
+            if helps && fits(pod) {
+                helped.push(key.clone());
             }
         }
         for key in helped {
@@ -177,11 +181,16 @@ impl Queue {
     /// When there is something to do without anything happening.
     pub fn next_deadline(&self) -> Option<Instant> {
         let backoff = self.backoff.first_key_value().map(|((until, _), _)| *until);
-        let waits = self.entries.values().filter_map(|entry| match entry.state {
+        let waits = self.unschedulable.iter().filter_map(|key| self.waits_until(key));
+        waits.min().into_iter().chain(backoff).min()
+    }
+
+    /// When a pod that fits nowhere is looked at again anyway.
+    fn waits_until(&self, key: &ObjectKey) -> Option<Instant> {
+        match self.entries.get(key)?.state {
             State::Unschedulable { since, .. } => Some(since + LONGEST_WAIT),
             _ => None,
-        });
-        waits.min().into_iter().chain(backoff).min()
+        }
     }
 
     fn promote(&mut self, now: Instant) {
@@ -195,10 +204,9 @@ impl Queue {
         if !self.active.is_empty() {
             return;
         }
-        let late = self.entries.iter().filter(|(_, entry)| {
-            matches!(entry.state, State::Unschedulable { since, .. } if since + LONGEST_WAIT <= now)
-        });
-        for key in late.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+        let late =
+            self.unschedulable.iter().filter(|key| self.waits_until(key).is_some_and(|until| until <= now));
+        for key in late.cloned().collect::<Vec<_>>() {
             self.activate(&key, now);
         }
     }
@@ -224,7 +232,7 @@ impl Queue {
             _ => false,
         };
         if !same {
-            self.unlink(&old);
+            self.unlink(key, &old);
         }
     }
 }

@@ -19,22 +19,20 @@ pub struct FitError {
     pub reasons: BTreeMap<String, usize>,
     /// The plugins that ruled nodes out: what must change for another try to make sense.
     pub plugins: BTreeSet<&'static str>,
-    /// Nodes where removing pods would not help.
-    pub unresolvable: usize,
-    /// Whether there are pods of lower priority where removing some could help.
-    pub has_lower_priority: bool,
+    /// The places, among the snapshot's nodes, of those where removing pods may help.
+    pub resolvable: Vec<usize>,
+    /// Why removing pods does not help; `None` when it was not tried or does.
+    pub preemption: Option<String>,
 }
 
 impl FitError {
-    fn add(&mut self, rejection: Rejection, pod: &PodInfo, node: &NodeInfo) {
+    fn add(&mut self, rejection: Rejection, at: usize) {
         self.plugins.insert(rejection.plugin);
         for reason in rejection.reasons {
             *self.reasons.entry(reason).or_default() += 1;
         }
         if rejection.resolvable {
-            self.has_lower_priority |= node.pods.iter().any(|other| other.priority < pod.priority);
-        } else {
-            self.unresolvable += 1;
+            self.resolvable.push(at);
         }
     }
 }
@@ -52,20 +50,14 @@ impl fmt::Display for FitError {
             "0/{all} nodes are available: {}.",
             histogram(self.reasons.iter().map(|(r, n)| (r.as_str(), *n)))
         )?;
-        if self.has_lower_priority {
-            // Nothing is known of what preemption would find.
-            return Ok(());
+        match &self.preemption {
+            Some(why) => write!(f, " preemption: {why}"),
+            None => Ok(()),
         }
-        let why = [
-            ("No preemption victims found for incoming pod", all - self.unresolvable),
-            ("Preemption is not helpful for scheduling", self.unresolvable),
-        ];
-        let why = why.into_iter().filter(|(_, nodes)| *nodes > 0);
-        write!(f, " preemption: 0/{all} nodes are available: {}.", histogram(why))
     }
 }
 
-fn histogram<'a>(reasons: impl Iterator<Item = (&'a str, usize)>) -> String {
+pub(crate) fn histogram<'a>(reasons: impl Iterator<Item = (&'a str, usize)>) -> String {
     let mut parts: Vec<String> = reasons.map(|(reason, nodes)| format!("{nodes} {reason}")).collect();
     parts.sort();
     parts.join(", ")
@@ -88,24 +80,30 @@ impl Scheduler {
     /// The node a pod goes to.
     pub fn schedule(&mut self, snapshot: &Snapshot, pod: &PodInfo) -> Result<String, FitError> {
         let nodes = snapshot.nodes();
-        let mut error = FitError::default();
         let state = topology::State::new(snapshot, pod);
+        // Where room was made for it, it goes without further ado.
+        let nominated = snapshot.nominated_node(&pod.uid).and_then(|name| snapshot.node(name));
+        if let Some(node) = nominated.filter(|node| check(snapshot, pod, node, &state).is_ok()) {
+            return Ok(node.name.clone());
+        }
+        let mut error = FitError::default();
         let enough = self.enough(nodes.len());
         let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(enough.min(nodes.len()));
         let mut looked_at = 0;
         let start = if nodes.is_empty() { 0 } else { self.start % nodes.len() };
-        for node in nodes[start..].iter().chain(&nodes[..start]) {
+        for at in (start..nodes.len()).chain(0..start) {
             if feasible.len() >= enough {
                 break;
             }
             looked_at += 1;
+            let node = &nodes[at];
             if !Snapshot::is_known(node) {
                 continue;
             }
             error.nodes += 1;
-            match filters::check(pod, node).and_then(|()| state.check(pod, node)) {
+            match check(snapshot, pod, node, &state) {
                 Ok(()) => feasible.push(node),
-                Err(rejection) => error.add(rejection, pod, node),
+                Err(rejection) => error.add(rejection, at),
             }
         }
         self.start = start + looked_at;
@@ -125,6 +123,24 @@ impl Scheduler {
         };
         if nodes < FEW_NODES { nodes.max(1) } else { (nodes * percent / 100).max(FEW_NODES) }
     }
+}
+
+/// Whether a node may be taken, both as it is and with the pods that room was made for on it.
+fn check(
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    node: &NodeInfo,
+    state: &topology::State,
+) -> Result<(), Rejection> {
+    if snapshot.has_nominated() && snapshot.nominated_to(&node.name, pod).next().is_some() {
+        let (mut full, mut state) = (node.clone(), state.clone());
+        for other in snapshot.nominated_to(&node.name, pod) {
+            full.add(other.clone());
+            state.count(snapshot, pod, &full, other, 1);
+        }
+        filters::check(pod, &full).and_then(|()| state.check(pod, &full))?;
+    }
+    filters::check(pod, node).and_then(|()| state.check(pod, node))
 }
 
 /// The best, and among several best any.

@@ -35,9 +35,13 @@ fn check(nodes: &[Value], running: &[(Value, &str)], wanted: Value, expected: Ex
     for (running, node) in running {
         snapshot.set_pod(pod(running.clone()), node);
     }
-    let answer = match Scheduler::default().schedule(&snapshot, &pod(wanted)) {
+    let wanted = pod(wanted);
+    let answer = match Scheduler::default().schedule(&snapshot, &wanted) {
         Ok(node) => node,
-        Err(error) => error.to_string(),
+        Err(mut error) => {
+            assert!(crate::preemption::plan(&snapshot, &wanted, &mut error, &[]).is_none());
+            error.to_string()
+        }
     };
     expected.assert_eq(&answer);
 }

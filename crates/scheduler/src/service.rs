@@ -1,5 +1,6 @@
 //! The shell: watches feed the snapshot and the queue, decisions are bound through the API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,8 @@ use client::events::{Occurrence, Severity, Source, reference};
 use client::{Change, Informers, ObjectKey, Recorder, write};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -15,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::preemption::{self, Budget, Choice};
 use crate::queue::{Event, Queue};
 use crate::{FitError, PodInfo, Scheduler, Snapshot, filters};
 
@@ -46,6 +49,7 @@ struct World {
 struct State {
     snapshot: Snapshot,
     queue: Queue,
+    budgets: HashMap<ObjectKey, Budget>,
 }
 
 /// Schedules until `cancel`, and returns when what was under way has ended.
@@ -63,8 +67,11 @@ pub async fn run(config: Config, client: Client, informers: Informers, cancel: C
     nodes.on_change(move |change| on.node(change));
     let on = world.clone();
     pods.on_change(move |change| on.pod(change));
+    let budgets = informers.of::<PodDisruptionBudget>();
+    let on = world.clone();
+    budgets.on_change(move |change| on.budget(change));
     tokio::select! {
-        () = async { tokio::join!(namespaces.synced(), nodes.synced(), pods.synced()); } => {}
+        () = async { tokio::join!(namespaces.synced(), nodes.synced(), pods.synced(), budgets.synced()); } => {}
         () = cancel.cancelled() => {}
     }
     decide_all(&config, &client, &world, &recorder, &cancel).await;
@@ -89,11 +96,21 @@ impl World {
         }
     }
 
+    fn budget(&self, change: &Change<PodDisruptionBudget>) {
+        let key = ObjectKey::of(&**change.object());
+        let mut state = self.state.lock();
+        if change.is_deleted() {
+            state.budgets.remove(&key);
+        } else {
+            state.budgets.insert(key, Budget::of(change.object()));
+        }
+    }
+
     fn node(&self, change: &Change<Node>) {
         let node = change.object();
         let name = node.metadata.name.clone().unwrap_or_default();
         let mut guard = self.state.lock();
-        let State { snapshot, queue } = &mut *guard;
+        let State { snapshot, queue, .. } = &mut *guard;
         let event = match change {
             Change::Deleted(_) => {
                 snapshot.remove_node(&name);
@@ -119,9 +136,10 @@ impl World {
         let now = Instant::now();
         let key = ObjectKey::of(&**pod);
         let mut guard = self.state.lock();
-        let State { snapshot, queue } = &mut *guard;
+        let State { snapshot, queue, .. } = &mut *guard;
         if ended {
             queue.remove(&key);
+            snapshot.forget_nominated(pod.metadata.uid.as_deref().unwrap_or_default());
             if snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default()) {
                 queue.happened(Event::PodGone, now, |_| true);
             }
@@ -138,7 +156,17 @@ impl World {
             snapshot.set_pod(Arc::new(PodInfo::new(pod.clone())), node);
             queue.happened(Event::PodPlaced, now, |_| true);
         } else if self.is_ours(pod) {
-            queue.set(Arc::new(PodInfo::new(pod.clone())), now);
+            let info = Arc::new(PodInfo::new(pod.clone()));
+            // What we noted ourselves may not have come back yet: only what changed counts.
+            let nominated = |pod: &Pod| {
+                let status = pod.status.as_ref();
+                status.and_then(|status| status.nominated_node_name.clone()).filter(|name| !name.is_empty())
+            };
+            let told = nominated(pod);
+            if told.is_some() || change.old().is_some_and(|old| nominated(old).is_some()) {
+                snapshot.nominate(&info, told.as_deref());
+            }
+            queue.set(info, now);
         } else {
             queue.remove(&key);
         }
@@ -186,7 +214,7 @@ async fn decide_all(
             continue;
         }
         let (decided, deadline) = decide(&mut scheduler, world);
-        let Some((pod, result)) = decided else {
+        let Some((pod, verdict)) = decided else {
             let timer = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -202,9 +230,14 @@ async fn decide_all(
         };
         let (client, world, recorder) = (client.clone(), world.clone(), recorder.clone());
         writes.spawn(async move {
-            match result {
-                Ok(node) => bind(&client, &world, &recorder, &pod, &node).await,
-                Err(error) => tell(&client, &recorder, &pod, &error).await,
+            match verdict {
+                Verdict::Bind(node) => bind(&client, &world, &recorder, &pod, &node).await,
+                Verdict::Wait(error, choice) => {
+                    tell(&client, &recorder, &pod, &error, choice.as_ref()).await;
+                    if let Some(choice) = choice {
+                        make_room(&client, &world, &recorder, &pod, &choice).await;
+                    }
+                }
             }
         });
         // Those who write get their turn between decisions.
@@ -221,19 +254,34 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-type Decided = (Arc<PodInfo>, Result<String, FitError>);
+/// What was decided on a pod.
+enum Verdict {
+    Bind(String),
+    /// It fits nowhere; room is made where there is a choice.
+    Wait(FitError, Option<Choice>),
+}
 
 /// Decides on one pod and assumes the decision.
-fn decide(scheduler: &mut Scheduler, world: &World) -> (Option<Decided>, Option<Instant>) {
+fn decide(scheduler: &mut Scheduler, world: &World) -> (Option<(Arc<PodInfo>, Verdict)>, Option<Instant>) {
     let mut guard = world.state.lock();
-    let State { snapshot, queue } = &mut *guard;
+    let State { snapshot, queue, budgets } = &mut *guard;
     let Some(pod) = queue.pop(Instant::now()) else { return (None, queue.next_deadline()) };
-    let result = scheduler.schedule(snapshot, &pod);
-    match &result {
-        Ok(node) => snapshot.set_pod(pod.clone(), node),
-        Err(error) => queue.unschedulable(&pod.key, error, Instant::now()),
-    }
-    (Some((pod, result)), None)
+    let verdict = match scheduler.schedule(snapshot, &pod) {
+        Ok(node) => {
+            snapshot.set_pod(pod.clone(), &node);
+            Verdict::Bind(node)
+        }
+        Err(mut error) => {
+            let budgets: Vec<Budget> = budgets.values().cloned().collect();
+            let choice = preemption::plan(snapshot, &pod, &mut error, &budgets);
+            if let Some(choice) = &choice {
+                snapshot.nominate(&pod, Some(&choice.node));
+            }
+            queue.unschedulable(&pod.key, &error, Instant::now());
+            Verdict::Wait(error, choice)
+        }
+    };
+    (Some((pod, verdict)), None)
 }
 
 async fn bind(client: &Client, world: &World, recorder: &Recorder, pod: &PodInfo, node: &str) {
@@ -261,7 +309,7 @@ async fn bind(client: &Client, world: &World, recorder: &Recorder, pod: &PodInfo
         }
         Err(error) => {
             let mut guard = world.state.lock();
-            let State { snapshot, queue } = &mut *guard;
+            let State { snapshot, queue, .. } = &mut *guard;
             snapshot.remove_pod(&pod.uid);
             if write::is_not_found(&error) {
                 queue.remove(&pod.key);
@@ -278,8 +326,73 @@ async fn bind(client: &Client, world: &World, recorder: &Recorder, pod: &PodInfo
     }
 }
 
-/// Tells why a pod fits nowhere: an event, and the condition unless it says so already.
-async fn tell(client: &Client, recorder: &Recorder, pod: &PodInfo, error: &FitError) {
+/// Takes away the pods of a choice, gracefully, and lets lesser pods that waited for that node look
+/// elsewhere.
+async fn make_room(client: &Client, world: &World, recorder: &Recorder, pod: &Arc<PodInfo>, choice: &Choice) {
+    let lesser: Vec<Arc<PodInfo>> = {
+        let mut guard = world.state.lock();
+        let lesser: Vec<_> = guard.snapshot.nominated_below(&choice.node, pod).cloned().collect();
+        lesser.iter().for_each(|other| guard.snapshot.nominate(other, None));
+        lesser
+    };
+    for other in lesser {
+        let patch = json!({"metadata": {"uid": other.uid}, "status": {"nominatedNodeName": null}});
+        patch_status(client, &other, patch).await;
+    }
+    for victim in &choice.victims {
+        if victim.pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let name = pod.pod.spec.as_ref().and_then(|spec| spec.scheduler_name.clone()).unwrap_or_default();
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": format!("{name}: preempting to accommodate a higher priority pod"),
+            "lastTransitionTime": Timestamp::now(),
+        });
+        patch_status(
+            client,
+            victim,
+            json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}),
+        )
+        .await;
+        let api: Api<Pod> = Api::namespaced(client.clone(), &victim.key.namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(victim.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(&victim.key.name, &params).await {
+            Err(error) if !write::is_not_found(&error) => {
+                tracing::warn!(pod = %victim.key, %error, "not preempted");
+                // Without that room it waits like any other.
+                world.state.lock().snapshot.nominate(pod, None);
+                return;
+            }
+            _ => {
+                let message = format!("Preempted by pod {} on node {}", pod.uid, choice.node);
+                recorder.record(occurrence(victim, Severity::Normal, "Preempted", "Preempting", message));
+            }
+        }
+    }
+}
+
+async fn patch_status(client: &Client, pod: &PodInfo, patch: serde_json::Value) {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.key.namespace);
+    if let Err(error) =
+        api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    {
+        tracing::debug!(pod = %pod.key, %error, "status not written");
+    }
+}
+
+/// Tells why a pod fits nowhere: an event, and the condition unless it says so already; and where room
+/// is made for it.
+async fn tell(
+    client: &Client,
+    recorder: &Recorder,
+    pod: &PodInfo,
+    error: &FitError,
+    choice: Option<&Choice>,
+) {
     let message = error.to_string();
     recorder.record(occurrence(pod, Severity::Warning, "FailedScheduling", "Scheduling", message.clone()));
     let conditions = pod.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -289,13 +402,13 @@ async fn tell(client: &Client, recorder: &Recorder, pod: &PodInfo, error: &FitEr
             && c.message.as_ref() == Some(&message)
             && c.reason.as_deref() == Some("Unschedulable")
     };
-    if current.is_some_and(said) {
+    if current.is_some_and(said) && choice.is_none() {
         return;
     }
     let since = current.filter(|condition| condition.status == "False");
     let since = since.and_then(|condition| condition.last_transition_time.as_ref());
     let since = since.map_or_else(Timestamp::now, |time| time.0);
-    let patch = json!({
+    let mut patch = json!({
         "metadata": {"uid": pod.uid},
         "status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
@@ -303,11 +416,10 @@ async fn tell(client: &Client, recorder: &Recorder, pod: &PodInfo, error: &FitEr
             "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
         }]},
     });
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.key.namespace);
-    let params = PatchParams::default();
-    if let Err(error) = api.patch_status(&pod.key.name, &params, &Patch::Strategic(patch)).await {
-        tracing::debug!(pod = %pod.key, %error, "condition not written");
+    if let Some(choice) = choice {
+        patch["status"]["nominatedNodeName"] = json!(choice.node);
     }
+    patch_status(client, pod, patch).await;
 }
 
 fn occurrence(pod: &PodInfo, severity: Severity, reason: &str, action: &str, message: String) -> Occurrence {

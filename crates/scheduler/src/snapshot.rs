@@ -11,7 +11,7 @@ use crate::pod::HostPort;
 use crate::resources::Resources;
 
 /// One node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
     pub labels: BTreeMap<String, String>,
@@ -53,7 +53,7 @@ impl NodeInfo {
             .collect();
     }
 
-    fn add(&mut self, pod: Arc<PodInfo>) {
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.request);
         self.counted.add(&pod.counted);
         self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
@@ -61,7 +61,7 @@ impl NodeInfo {
         self.pods.push(pod);
     }
 
-    fn remove(&mut self, uid: &str) {
+    pub(crate) fn remove(&mut self, uid: &str) {
         let Some(at) = self.pods.iter().position(|pod| pod.uid == uid) else { return };
         let pod = self.pods.swap_remove(at);
         self.requested.subtract(&pod.request);
@@ -82,6 +82,10 @@ pub struct Snapshot {
     by_name: HashMap<String, usize>,
     /// The node of each pod, by uid.
     pods: HashMap<String, String>,
+    /// How many pods want to be away from others, on all nodes.
+    with_anti_affinity: usize,
+    /// Pods that room was made for, by uid, and the node where.
+    nominated: HashMap<String, (Arc<PodInfo>, String)>,
     /// Labels of the namespaces.
     pub namespaces: HashMap<String, BTreeMap<String, String>>,
 }
@@ -113,7 +117,9 @@ impl Snapshot {
     /// Puts a pod on a node, wherever it was before.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.remove_pod(&pod.uid);
+        self.nominated.remove(&pod.uid);
         self.pods.insert(pod.uid.clone(), node.to_owned());
+        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
         self.entry(node).add(pod);
     }
 
@@ -121,10 +127,60 @@ impl Snapshot {
     pub fn remove_pod(&mut self, uid: &str) -> bool {
         let Some(node) = self.pods.remove(uid) else { return false };
         if let Some(at) = self.by_name.get(&node).copied() {
+            let before = self.nodes[at].with_anti_affinity;
             self.nodes[at].remove(uid);
+            self.with_anti_affinity -= before - self.nodes[at].with_anti_affinity;
             self.drop_if_empty(at);
         }
         true
+    }
+
+    /// Notes that room is made for a pod on a node, or that it is not any more.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: Option<&str>) {
+        match node {
+            Some(node) => drop(self.nominated.insert(pod.uid.clone(), (pod.clone(), node.to_owned()))),
+            None => drop(self.nominated.remove(&pod.uid)),
+        }
+    }
+
+    /// Whether any pod wants to be away from others.
+    pub fn has_anti_affinity(&self) -> bool {
+        self.with_anti_affinity > 0
+    }
+
+    /// Forgets that room was made for a pod.
+    pub fn forget_nominated(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    /// The node where room was made for a pod.
+    pub fn nominated_node(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(_, node)| node.as_str())
+    }
+
+    /// Pods that room was made for on a node and that `pod` may not take it from.
+    pub fn nominated_to<'a>(
+        &'a self,
+        node: &'a str,
+        pod: &'a PodInfo,
+    ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let there = self.nominated.values().filter(move |(_, at)| at == node).map(|(other, _)| other);
+        there.filter(move |other| other.uid != pod.uid && other.priority >= pod.priority)
+    }
+
+    /// Pods that room was made for on a node, and that are less important than `pod`.
+    pub fn nominated_below<'a>(
+        &'a self,
+        node: &'a str,
+        pod: &'a PodInfo,
+    ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let there = self.nominated.values().filter(move |(_, at)| at == node).map(|(other, _)| other);
+        there.filter(move |other| other.uid != pod.uid && other.priority < pod.priority)
+    }
+
+    /// Whether room is made for any pod.
+    pub fn has_nominated(&self) -> bool {
+        !self.nominated.is_empty()
     }
 
     fn entry(&mut self, name: &str) -> &mut NodeInfo {

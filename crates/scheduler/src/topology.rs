@@ -11,6 +11,7 @@ use crate::{NodeInfo, PodInfo, Snapshot};
 pub(crate) type Counts = HashMap<String, i64>;
 
 /// What was counted for one pod.
+#[derive(Clone)]
 pub struct State {
     near: Vec<Counts>,
     away: Vec<Counts>,
@@ -31,6 +32,40 @@ impl State {
         let spread = pod.spread.iter().filter(|spread| spread.required);
         let spread = spread.map(|constraint| spread_counts(snapshot, pod, constraint)).collect();
         Self { near, away, guarded: guarded(snapshot, pod), first_of_its_kind, spread }
+    }
+
+    /// Counts a pod that came to a node (1) or left it (-1).
+    pub fn count(&mut self, snapshot: &Snapshot, pod: &PodInfo, node: &NodeInfo, other: &PodInfo, by: i64) {
+        let namespace = |key: &client::ObjectKey| snapshot.namespaces.get(&key.namespace);
+        let there = |key: &str| label(node, key).map(str::to_owned);
+        let near = pod.affinity.iter().zip(&mut self.near);
+        for (term, counts) in near.chain(pod.anti_affinity.iter().zip(&mut self.away)) {
+            if term.matches(other, namespace(&other.key)) {
+                add(counts, there(&term.topology_key), by);
+            }
+        }
+        for term in &other.anti_affinity {
+            if term.matches(pod, namespace(&pod.key)) {
+                add(
+                    self.guarded.entry(term.topology_key.clone()).or_default(),
+                    there(&term.topology_key),
+                    by,
+                );
+            }
+        }
+        self.first_of_its_kind = self.near.iter().all(HashMap::is_empty)
+            && pod.affinity.iter().all(|term| term.matches(pod, namespace(&pod.key)));
+        let required = pod.spread.iter().filter(|spread| spread.required);
+        for (constraint, (counts, least)) in required.zip(&mut self.spread) {
+            let Some(count) = label(node, &constraint.topology_key).and_then(|value| counts.get_mut(value))
+            else {
+                continue;
+            };
+            if is_spread(constraint, pod, other) {
+                *count += by;
+                *least = least_of(constraint, counts);
+            }
+        }
     }
 
     /// Whether a node may be taken.
@@ -99,6 +134,9 @@ pub(crate) fn count(snapshot: &Snapshot, term: &AffinityTerm) -> Counts {
 fn guarded(snapshot: &Snapshot, pod: &PodInfo) -> HashMap<String, Counts> {
     let own = snapshot.namespaces.get(&pod.key.namespace);
     let mut guarded: HashMap<String, Counts> = HashMap::new();
+    if !snapshot.has_anti_affinity() {
+        return guarded;
+    }
     for node in snapshot.known().filter(|node| node.with_anti_affinity > 0) {
         for term in node.pods.iter().flat_map(|other| &other.anti_affinity) {
             let Some(value) = label(node, &term.topology_key) else { continue };
@@ -130,17 +168,33 @@ fn spread_counts(snapshot: &Snapshot, pod: &PodInfo, constraint: &Spread) -> (Co
         let Some(value) = label(node, &constraint.topology_key) else { continue };
         *counts.entry(value.to_owned()).or_default() += spread_here(node, pod, constraint);
     }
-    let few = constraint.min_domains.is_some_and(|domains| counts.len() < domains);
-    let least = if few { 0 } else { counts.values().copied().min().unwrap_or_default() };
+    let least = least_of(constraint, &counts);
     (counts, least)
+}
+
+fn least_of(constraint: &Spread, counts: &Counts) -> i64 {
+    let few = constraint.min_domains.is_some_and(|domains| counts.len() < domains);
+    if few { 0 } else { counts.values().copied().min().unwrap_or_default() }
+}
+
+/// Adds to the count of a value; none is left at zero.
+fn add(counts: &mut Counts, value: Option<String>, by: i64) {
+    let Some(value) = value else { return };
+    let count = counts.entry(value.clone()).or_default();
+    *count += by;
+    if *count <= 0 {
+        counts.remove(&value);
+    }
 }
 
 /// Pods on a node that a constraint means.
 pub(crate) fn spread_here(node: &NodeInfo, pod: &PodInfo, constraint: &Spread) -> i64 {
-    let meant = node.pods.iter().filter(|other| {
-        other.key.namespace == pod.key.namespace
-            && other.pod.metadata.deletion_timestamp.is_none()
-            && pod_selected(&constraint.selector, other)
-    });
-    meant.count() as i64
+    node.pods.iter().filter(|other| is_spread(constraint, pod, other)).count() as i64
+}
+
+/// Whether a constraint of `pod` means another.
+fn is_spread(constraint: &Spread, pod: &PodInfo, other: &PodInfo) -> bool {
+    other.key.namespace == pod.key.namespace
+        && other.pod.metadata.deletion_timestamp.is_none()
+        && pod_selected(&constraint.selector, other)
 }

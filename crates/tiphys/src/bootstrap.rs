@@ -125,6 +125,7 @@ async fn services(client: &Client, config: &Config) -> anyhow::Result<()> {
         "spec": {
             "type": "ClusterIP",
             "clusterIP": config.kubernetes_ip,
+            "ipFamilyPolicy": "SingleStack",
             "sessionAffinity": "None",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}],
         },

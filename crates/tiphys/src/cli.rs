@@ -62,7 +62,7 @@ pub fn run(mut args: Vec<OsString>) -> ExitCode {
         args.first().map(Path::new).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or_default();
     if COMPONENTS.contains(&called) {
         let name = called.to_owned();
-        args.insert(1, name.into());
+        args.splice(..1, ["tiphys".into(), name.into()]);
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,

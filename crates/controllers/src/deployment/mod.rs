@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Labels;
-use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, Written, write};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +26,7 @@ struct Controller {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    written: Written,
 }
 
 pub async fn run(context: Context) {
@@ -53,7 +54,7 @@ pub async fn run(context: Context) {
     pods.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, deployments, sets, pods });
+    let controller = Arc::new(Controller { context, deployments, sets, pods, written: Written::default() });
     client::run("deployment", queue, workers, controller, cancel).await;
 }
 
@@ -68,7 +69,13 @@ impl Reconcile for Controller {
     type Error = Error;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
-        let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
+        let Some(deployment) = self.deployments.get(key) else {
+            self.written.forget(key);
+            return Ok(None);
+        };
+        if !self.written.is_shown(&*deployment) {
+            return Ok(None);
+        }
         if deployment.selector().is_empty() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             self.context.recorder.warning(&*deployment, "SelectingAll", message);
@@ -98,7 +105,8 @@ impl Reconcile for Controller {
         }
         wanted.status = Some(status);
         let written = write::replace_status(&api, &current, &wanted).await;
-        write::found(written).map_err(Error::api(format!("status of {key}")))?;
+        let written = write::found(written).map_err(Error::api(format!("status of {key}")))?;
+        written.flatten().iter().for_each(|deployment| self.written.note(deployment));
         Ok(again)
     }
 }

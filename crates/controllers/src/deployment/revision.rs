@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::api::ObjectMeta;
 
+use crate::history::hash;
 use crate::ownership::controller_ref;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -62,19 +63,6 @@ pub(super) fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
 pub(super) fn find_new(deployment: &Deployment, sets: &[ReplicaSet]) -> Option<usize> {
     let fitting = (0..sets.len()).filter(|at| same_template(deployment, &sets[*at]));
     fitting.min_by_key(|at| (sets[*at].metadata.creation_timestamp.clone(), sets[*at].metadata.name.clone()))
-}
-
-/// FNV-1a over the template and the number of collisions, in an alphabet that spells no words.
-fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut bytes = serde_json::to_vec(template).unwrap_or_default();
-    if let Some(collisions) = collisions {
-        bytes.extend_from_slice(&collisions.to_le_bytes());
-    }
-    let fold = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(16_777_619);
-    let hash = bytes.iter().fold(2_166_136_261, fold);
-    let digits = hash.to_string();
-    digits.bytes().map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()])).collect()
 }
 
 /// Sets an annotation, and tells whether that changed anything.

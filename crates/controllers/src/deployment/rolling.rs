@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::revision;
+use crate::amount;
 
 pub(super) fn wanted(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
@@ -32,20 +33,12 @@ pub(super) fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
     let replicas = wanted(deployment);
     let resolve = |value: Option<&IntOrString>, up: bool| match value {
-        None => part("25%", replicas, up),
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => part(text, replicas, up),
+        None => amount::share("25%", replicas, up),
+        Some(value) => amount::resolve(value, replicas, up),
     };
     let surge = resolve(rolling.and_then(|r| r.max_surge.as_ref()), true);
     let unavailable = resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), false);
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
-}
-
-fn part(text: &str, of: i32, up: bool) -> i32 {
-    let percent: i32 = text.trim_end_matches('%').parse().unwrap_or_default();
-    let product = i64::from(percent) * i64::from(of);
-    let part = if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
-    i32::try_from(part).unwrap_or(i32::MAX)
 }
 
 /// maxUnavailable, no more than there are replicas; zero where the strategy has none.

@@ -1,15 +1,55 @@
 //! Which pods stand behind a Service: as EndpointSlices, and as the older Endpoints.
 
+mod distribute;
 pub mod legacy;
+pub mod mirroring;
 pub mod slices;
 
-use client::{Change, Informer, ObjectKey, WorkQueue};
+use std::sync::Arc;
+
+use client::{Change, Index, Informer, ObjectKey, WorkQueue};
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::pods;
 
 const HEADLESS: &str = "service.kubernetes.io/headless";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a String> {
+    slice.metadata.labels.as_ref()?.get(key)
+}
+
+/// The service of a slice, if the slice is kept by `manager`.
+fn managed(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
+    let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+    let name =
+        label(slice, SERVICE_NAME).filter(|_| label(slice, MANAGED_BY).is_some_and(|by| by == manager))?;
+    Some(ObjectKey::new(namespace, name))
+}
+
+/// The slices of a service that `manager` keeps.
+fn slices_of(
+    slices: &Informer<EndpointSlice>,
+    service: &ObjectKey,
+    manager: &str,
+) -> Vec<Arc<EndpointSlice>> {
+    let by_service = Index {
+        name: "service",
+        values: |slice: &EndpointSlice| {
+            let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+            label(slice, SERVICE_NAME)
+                .map(|name| ObjectKey::new(namespace, name).to_string())
+                .into_iter()
+                .collect()
+        },
+    };
+    let mut found = slices.by(by_service, &service.to_string());
+    found.retain(|slice| label(slice, MANAGED_BY).is_some_and(|by| by == manager));
+    found
+}
 
 fn selects(service: &Service, pod: &Pod) -> bool {
     let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return false };

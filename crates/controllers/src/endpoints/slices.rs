@@ -1,25 +1,24 @@
 //! EndpointSlices of Services with a selector.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Index, Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use kube::Api;
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 
-use super::{HEADLESS, hostname, is_headless, is_selecting, pod_ips, publishes_not_ready, target_port};
+use super::distribute::{Plan, Ports, Wanted, distribute};
+use super::{
+    HEADLESS, MANAGED_BY, SERVICE_NAME, hostname, is_headless, is_selecting, pod_ips, publishes_not_ready,
+    target_port,
+};
 use crate::context::{Context, Error};
 use crate::ownership::controller_ref;
 use crate::pods;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints in one slice, upstream's default.
-const MOST: usize = 100;
 
 struct Controller {
     context: Context,
@@ -29,20 +28,6 @@ struct Controller {
     nodes: Informer<Node>,
 }
 
-fn ours(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let labels = slice
-        .metadata
-        .labels
-        .as_ref()
-        .filter(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), labels.get(SERVICE_NAME)?))
-}
-
-/// Our slices by namespace and name of the service.
-fn by_service() -> Index<EndpointSlice> {
-    Index { name: "service", values: |slice| ours(slice).map(|key| key.to_string()).into_iter().collect() }
-}
-
 pub async fn run(context: Context) {
     let queue = WorkQueue::default();
     let services = context.informers.of::<Service>();
@@ -50,7 +35,7 @@ pub async fn run(context: Context) {
     let slices = context.informers.of::<EndpointSlice>();
     let nodes = context.informers.of::<Node>();
     services.enqueue(&queue, |change| [ObjectKey::of(&**change.object())]);
-    slices.enqueue(&queue, |change| ours(change.object()));
+    slices.enqueue(&queue, |change| super::managed(change.object(), MANAGER));
     super::watch_pods(&queue, &pods, &services);
     services.synced().await;
     pods.synced().await;
@@ -60,14 +45,6 @@ pub async fn run(context: Context) {
     let cancel = context.cancel.clone();
     let controller = Arc::new(Controller { context, services, pods, slices, nodes });
     client::run("endpointslice", queue, workers, controller, cancel).await;
-}
-
-/// What to write.
-#[derive(Debug, Default)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<(Arc<EndpointSlice>, EndpointSlice)>,
-    delete: Vec<Arc<EndpointSlice>>,
 }
 
 impl Reconcile for Controller {
@@ -87,30 +64,11 @@ impl Reconcile for Controller {
             let node = self.nodes.get(&ObjectKey::cluster(node))?;
             node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
         };
-        let plan = plan(&service, &pods, self.slices.by(by_service(), &key.to_string()), zone);
-        let api: Api<EndpointSlice> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        for slice in &plan.create {
-            match api.create(&PostParams::default(), slice).await {
-                Err(error) if write::namespace_terminating(&error) => return Ok(None),
-                made => made.map_err(Error::api(format!("creating a slice of {key}")))?,
-            };
-        }
-        for (old, new) in &plan.update {
-            let written = write::replace(&api, &**old, new).await;
-            write::found(written).map_err(Error::api(format!("updating a slice of {key}")))?;
-        }
-        for slice in &plan.delete {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            let deleted = api.delete(name, &DeleteParams::default()).await;
-            write::found(deleted.map(drop))
-                .map_err(Error::api(format!("deleting {}/{name}", key.namespace)))?;
-        }
+        let plan = plan(&service, &pods, super::slices_of(&self.slices, key, MANAGER), zone);
+        plan.apply(&self.context.client, key).await?;
         Ok(None)
     }
 }
-
-type Ports = Vec<EndpointPort>;
-type Group = (String, String);
 
 fn plan(
     service: &Service,
@@ -118,112 +76,26 @@ fn plan(
     existing: Vec<Arc<EndpointSlice>>,
     zone: impl Fn(&str) -> Option<String>,
 ) -> Plan {
-    let mut wanted: BTreeMap<Group, (Ports, Vec<Endpoint>)> = BTreeMap::new();
+    let mut wanted = Wanted::default();
     for pod in pods.iter().filter(|pod| !pods::is_terminal(pod)) {
         let ports = ports_of(service, pod);
         for ip in pod_ips(pod) {
             let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
-            if !families(service).iter().any(|asked| asked == family) {
-                continue;
+            if families(service).iter().any(|asked| asked == family) {
+                wanted.add(family, &ports, endpoint(service, pod, ip, &zone));
             }
-            let group = (family.to_owned(), port_key(&ports));
-            let slot = wanted.entry(group).or_insert_with(|| (ports.clone(), Vec::new()));
-            slot.1.push(endpoint(service, pod, ip, &zone));
         }
     }
     // A service nobody stands behind has one empty slice for each family.
-    for family in families(service) {
-        if !wanted.keys().any(|(other, _)| *other == family) {
-            wanted.insert((family, String::new()), (Vec::new(), Vec::new()));
-        }
-    }
-    let mut plan = Plan::default();
-    let mut slices: HashMap<Group, Vec<Arc<EndpointSlice>>> = HashMap::new();
-    for slice in existing {
-        let group = (slice.address_type.clone(), port_key(slice.ports.as_deref().unwrap_or_default()));
-        slices.entry(group).or_default().push(slice);
-    }
-    for (group, (ports, endpoints)) in wanted {
-        let mut old = slices.remove(&group).unwrap_or_default();
-        old.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        fill(service, &group.0, ports, endpoints, old, &mut plan);
-    }
-    plan.delete.extend(slices.into_values().flatten());
-    plan
-}
-
-/// Puts endpoints into slices: those already somewhere stay there, the others go where there is room.
-fn fill(
-    service: &Service,
-    family: &str,
-    ports: Ports,
-    endpoints: Vec<Endpoint>,
-    old: Vec<Arc<EndpointSlice>>,
-    plan: &mut Plan,
-) {
-    let identity = |endpoint: &Endpoint| {
-        let target = endpoint.target_ref.as_ref();
-        (endpoint.addresses.clone(), target.and_then(|target| target.uid.clone()))
+    families(service).iter().for_each(|family| wanted.add_family(family));
+    let face = ObjectMeta {
+        generate_name: Some(format!("{}-", service.metadata.name.as_deref().unwrap_or_default())),
+        namespace: service.metadata.namespace.clone(),
+        labels: Some(labels(service)),
+        owner_references: Some(vec![controller_ref(service)]),
+        ..ObjectMeta::default()
     };
-    let mut left: Vec<Option<Endpoint>> = endpoints.into_iter().map(Some).collect();
-    let mut at: HashMap<_, usize> = HashMap::new();
-    for (place, endpoint) in left.iter().enumerate() {
-        at.extend(endpoint.as_ref().map(|endpoint| (identity(endpoint), place)));
-    }
-    let mut kept: Vec<(Arc<EndpointSlice>, Vec<Endpoint>)> = Vec::new();
-    for slice in old {
-        let stay = slice.endpoints.iter().flatten();
-        let stay = stay.filter_map(|endpoint| left[*at.get(&identity(endpoint))?].take()).collect();
-        kept.push((slice, stay));
-    }
-    let mut left: std::collections::VecDeque<Endpoint> = left.into_iter().flatten().collect();
-    for (_, endpoints) in &mut kept {
-        while endpoints.len() < MOST {
-            let Some(endpoint) = left.pop_front() else { break };
-            endpoints.push(endpoint);
-        }
-    }
-    let mut some = !left.is_empty();
-    let last = kept.len();
-    for (place, (slice, endpoints)) in kept.into_iter().enumerate() {
-        // Of slices that are all empty one stays.
-        if endpoints.is_empty() && (some || place + 1 < last) {
-            plan.delete.push(slice);
-            continue;
-        }
-        some = true;
-        let mut new = EndpointSlice::clone(&slice);
-        new.endpoints = Some(endpoints).filter(|list| !list.is_empty());
-        new.metadata.labels = Some(labels(service));
-        // The form the cache has an empty list in is not a change.
-        if new.endpoints.is_none() && slice.endpoints.as_ref().is_none_or(Vec::is_empty) {
-            new.endpoints.clone_from(&slice.endpoints);
-        }
-        if new != *slice {
-            plan.update.push((slice, new));
-        }
-    }
-    while !some || !left.is_empty() {
-        some = true;
-        let endpoints: Vec<Endpoint> = left.drain(..left.len().min(MOST)).collect();
-        plan.create.push(new_slice(service, family, &ports, endpoints));
-    }
-}
-
-fn new_slice(service: &Service, family: &str, ports: &Ports, endpoints: Vec<Endpoint>) -> EndpointSlice {
-    let name = service.metadata.name.as_deref().unwrap_or_default();
-    EndpointSlice {
-        address_type: family.to_owned(),
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels(service)),
-            owner_references: Some(vec![controller_ref(service)]),
-            ..Default::default()
-        },
-        ports: Some(ports.clone()).filter(|ports| !ports.is_empty()),
-        endpoints: Some(endpoints).filter(|list| !list.is_empty()),
-    }
+    distribute(&face, wanted, existing)
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
@@ -254,24 +126,6 @@ fn ports_of(service: &Service, pod: &Pod) -> Ports {
         })
     });
     found.collect()
-}
-
-fn port_key(ports: &[EndpointPort]) -> String {
-    let mut keys: Vec<String> = ports
-        .iter()
-        .map(|p| {
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
-            format!(
-                "{}/{}/{}/{}",
-                text(&p.name),
-                text(&p.protocol),
-                p.port.unwrap_or_default(),
-                text(&p.app_protocol)
-            )
-        })
-        .collect();
-    keys.sort();
-    keys.join(",")
 }
 
 fn endpoint(service: &Service, pod: &Pod, ip: String, zone: impl Fn(&str) -> Option<String>) -> Endpoint {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::Labels;
-use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, Written, write};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
@@ -61,6 +61,7 @@ struct Controller {
     /// The uids of pods that we let go of and that the cache still shows as held.
     released: Arc<Mutex<HashSet<String>>>,
     backoffs: Mutex<HashMap<ObjectKey, Backoff>>,
+    written: Written,
 }
 
 pub async fn run(context: Context) {
@@ -97,7 +98,8 @@ pub async fn run(context: Context) {
     pods.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Controller { context, jobs, pods, control, released, backoffs: Mutex::default() };
+    let (backoffs, written) = (Mutex::default(), Written::default());
+    let controller = Controller { context, jobs, pods, control, released, backoffs, written };
     client::run("job", queue, workers, Arc::new(controller), cancel).await;
 }
 
@@ -133,8 +135,12 @@ impl Controller {
         let Some(job) = job else {
             self.control.expectations.forget(key);
             self.backoffs.lock().remove(key);
+            self.written.forget(key);
             return Ok(None);
         };
+        if !self.written.is_shown(&*job) {
+            return Ok(None);
+        }
         let manager = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
         if manager.is_some_and(|manager| manager != NAME) || job.selector().is_empty() {
             return Ok(None);
@@ -211,6 +217,7 @@ impl Controller {
         let api: Api<Job> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let written = write::replace_status(&api, &job, &wanted).await;
         let written = written.map_err(Error::api(format!("status of job {key}")))?;
+        written.iter().for_each(|job| self.written.note(job));
         Ok(written.unwrap_or(job))
     }
 

@@ -1,6 +1,7 @@
 //! Containers' log files.
 
 pub mod read;
+pub mod rotate;
 
 use std::path::Path;
 

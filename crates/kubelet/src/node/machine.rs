@@ -94,12 +94,14 @@ impl Machine {
     }
 }
 
-/// Bytes in all and free of the file system that holds `path`, or its nearest parent that exists.
+/// Bytes in all and free of the file system that holds `path`, or its nearest parent that exists. What is
+/// kept back for the system is in neither: a disk is as full as `df` shows it.
 pub fn disk(path: &Path) -> Option<(i64, i64)> {
     let existing = path.ancestors().find(|path| path.exists())?;
     let found = rustix::fs::statvfs(existing).ok()?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(found.f_frsize)).unwrap_or(i64::MAX);
-    Some((bytes(found.f_blocks), bytes(found.f_bavail)))
+    let kept_back = found.f_bfree.saturating_sub(found.f_bavail);
+    Some((bytes(found.f_blocks.saturating_sub(kept_back)), bytes(found.f_bavail)))
 }
 
 /// Bytes of memory that could still be used.

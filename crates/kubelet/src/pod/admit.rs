@@ -1,6 +1,6 @@
 //! Whether this node takes a pod that was bound to it: what upstream's kubelet checks before it starts one.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::placement::tolerates;
@@ -11,6 +11,7 @@ use scheduler::resources::Resources;
 use scheduler::{NodeInfo, PodInfo, Snapshot};
 
 use super::memory::End;
+use super::resize::Granted;
 use super::spec;
 use crate::config::Config;
 use crate::names;
@@ -31,9 +32,9 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// Pods that were taken, by uid: two that come at once must not both get the last place.
+/// Pods that were taken, with what they were granted: two that come at once must not both get the last place.
 #[derive(Default)]
-pub struct Taken(Mutex<HashSet<String>>);
+pub struct Taken(Mutex<HashMap<String, Arc<Pod>>>);
 
 impl Taken {
     /// Takes `pod`, or says why not. `pods` are all pods of the node as the API has them; one of which
@@ -53,14 +54,20 @@ impl Taken {
         if !made && !begun(pod) && !finished(pod) {
             sysctls(pod, &config.allowed_unsafe_sysctls)?;
             operating_system(pod)?;
-            let counts = |other: &&Arc<Pod>| {
-                !same(other, pod) && !finished(other) && (taken.contains(identity(other)) || begun(other))
-            };
-            let others: Vec<&Arc<Pod>> = pods.iter().filter(counts).collect();
-            place(pod, &others, node)?;
+            place(pod, &others(&taken, pod, pods), node)?;
         }
-        taken.insert(identity(pod).to_owned());
+        taken.insert(identity(pod).to_owned(), pod.clone());
         Ok(())
+    }
+
+    /// Grants `pod`, which was taken, what it asks for by now, where there is room among `pods` on `node`.
+    pub fn grow(&self, pod: &Arc<Pod>, pods: &[Arc<Pod>], node: &Node) -> Room {
+        let mut taken = self.0.lock();
+        let room = room(pod, &others(&taken, pod, pods), node);
+        if room == Room::Enough {
+            taken.insert(identity(pod).to_owned(), pod.clone());
+        }
+        room
     }
 
     /// The pod with this uid holds its place no more.
@@ -69,13 +76,20 @@ impl Taken {
     }
 }
 
+/// The pods that hold a place beside `pod`, with what they were granted.
+fn others(taken: &HashMap<String, Arc<Pod>>, pod: &Pod, pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+    let others = pods.iter().filter(|other| identity(other) != identity(pod) && !finished(other));
+    others
+        .filter_map(|other| match taken.get(identity(other)) {
+            Some(granted) => Some(granted.clone()),
+            None => begun(other).then(|| Granted::before(other).pod(other)),
+        })
+        .collect()
+}
+
 /// What a pod and its mirror have in common.
 fn identity(pod: &Pod) -> &str {
     names::annotation(pod, names::CONFIG_MIRROR).unwrap_or_else(|| names::uid(pod))
-}
-
-fn same(a: &Pod, b: &Pod) -> bool {
-    identity(a) == identity(b)
 }
 
 /// Whether the pod was taken before, by this kubelet or the one before it.
@@ -129,7 +143,7 @@ fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), End> {
 }
 
 /// Whether the node has what the pod asks for beside the pods it has.
-fn place(pod: &Arc<Pod>, others: &[&Arc<Pod>], node: &Node) -> Result<(), End> {
+fn place(pod: &Arc<Pod>, others: &[Arc<Pod>], node: &Node) -> Result<(), End> {
     let name = node.metadata.name.clone().unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let mut snapshot = Snapshot::default();
@@ -141,7 +155,7 @@ fn place(pod: &Arc<Pod>, others: &[&Arc<Pod>], node: &Node) -> Result<(), End> {
     }
     snapshot.set_node(&open);
     for other in others {
-        snapshot.set_pod(Arc::new(PodInfo::new(allocated(other))), &name);
+        snapshot.set_pod(Arc::new(PodInfo::new(other.clone())), &name);
     }
     let Some(info) = snapshot.node(&name) else { return Ok(()) };
     let asking = PodInfo::new(pod.clone());
@@ -160,20 +174,6 @@ fn place(pod: &Arc<Pod>, others: &[&Arc<Pod>], node: &Node) -> Result<(), End> {
         return refuse("TaintToleration", format!("Predicate TaintToleration failed: {why}"));
     }
     Ok(())
-}
-
-/// The pod with the requests it holds by now, which follow a resize later than its spec.
-fn allocated(pod: &Arc<Pod>) -> Arc<Pod> {
-    let mut held = pod.as_ref().clone();
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    for status in statuses {
-        let containers = held.spec.iter_mut().flat_map(|spec| spec.containers.iter_mut());
-        let Some(container) = containers.into_iter().find(|one| one.name == status.name) else { continue };
-        if let (Some(allocated), Some(resources)) = (&status.allocated_resources, &mut container.resources) {
-            resources.requests = Some(allocated.clone());
-        }
-    }
-    Arc::new(held)
 }
 
 /// A resource the node has too little of. Amounts are thousandths of a core, or bytes, or pieces.
@@ -224,8 +224,8 @@ pub enum Room {
     Never(String),
 }
 
-/// Whether `pod` as it is to be fits among `pods` on `node`.
-pub fn room(pod: &Arc<Pod>, pods: &[Arc<Pod>], node: &Node) -> Room {
+/// Whether `pod` as it is to be fits beside `others` on `node`.
+fn room(pod: &Arc<Pod>, others: &[Arc<Pod>], node: &Node) -> Room {
     let name = node.metadata.name.clone().unwrap_or_default();
     let mut snapshot = Snapshot::default();
     snapshot.set_node(node);
@@ -236,9 +236,8 @@ pub fn room(pod: &Arc<Pod>, pods: &[Arc<Pod>], node: &Node) -> Room {
             "Node didn't have enough capacity: {resource}, requested: {requested}, capacity: {capacity}"
         ));
     }
-    let others = pods.iter().filter(|other| !same(other, pod) && !finished(other));
     for other in others {
-        snapshot.set_pod(Arc::new(PodInfo::new(allocated(other))), &name);
+        snapshot.set_pod(Arc::new(PodInfo::new(other.clone())), &name);
     }
     match snapshot.node(&name).and_then(|info| short(&want, info)) {
         Some(short) => Room::NotNow(short.to_string()),

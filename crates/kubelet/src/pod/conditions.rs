@@ -3,13 +3,23 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::observed::State;
 use super::plan::View;
+use super::resize;
 use super::spec::{self, Kind};
 use super::status;
 
 /// The conditions the kubelet owns.
 pub const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// The conditions the kubelet sets only while they hold.
+pub const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// Whether the kubelet sets this condition.
+pub fn is_own(type_: &str) -> bool {
+    OWNED.contains(&type_) || PASSING.contains(&type_)
+}
 
 /// All conditions of the pod: the kubelet's own, then those of others as they are.
 pub fn all(view: &View<'_>, status: &PodStatus, phase: &str) -> Vec<PodCondition> {
@@ -43,8 +53,39 @@ pub fn all(view: &View<'_>, status: &PodStatus, phase: &str) -> Vec<PodCondition
             }
         })
         .collect();
-    all.extend(before.into_iter().filter(|old| !OWNED.contains(&old.type_.as_str())));
+    all.extend(passing(view, &before, &now));
+    all.extend(before.into_iter().filter(|old| !is_own(&old.type_)));
     all
+}
+
+/// What a resize waits for.
+fn passing(view: &View<'_>, before: &[PodCondition], now: &Time) -> Vec<PodCondition> {
+    let mut held = Vec::new();
+    if let Some(pending) = &view.memory.resize {
+        held.push(("PodResizePending", Some(pending.reason.to_owned()), Some(pending.message.clone())));
+    }
+    let under_way = spec::containers(view.pod).any(|(_, container)| {
+        let running = view.observed.latest(&container.name).filter(|one| one.state == State::Running);
+        running.is_some_and(|one| resize::change(view.pod, container, one) != resize::Change::None)
+    });
+    if under_way && !view.ending() {
+        held.push(("PodResizeInProgress", None, None));
+    }
+    let since = |type_: &str| {
+        let old = before.iter().find(|old| old.type_ == type_);
+        old.and_then(|old| old.last_transition_time.clone()).unwrap_or_else(|| now.clone())
+    };
+    held.into_iter()
+        .map(|(type_, reason, message)| PodCondition {
+            type_: type_.to_owned(),
+            status: "True".into(),
+            reason,
+            message,
+            observed_generation: view.pod.metadata.generation,
+            last_probe_time: None,
+            last_transition_time: Some(since(type_)),
+        })
+        .collect()
 }
 
 struct Verdict {

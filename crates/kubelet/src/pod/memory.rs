@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::backoff::Backoff;
 use super::images::Image;
 use super::observed;
+use super::resize::Pending;
 
 /// A piece of work; at most one of each is in hand.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,8 @@ pub enum Job {
     /// The container with this identifier, by when it has to be gone.
     Stop(String, Timestamp),
     Remove(String),
+    /// The container with this identifier.
+    Resize(String),
     TearDown,
     Delete,
 }
@@ -93,6 +96,8 @@ pub struct Memory {
     pub backoffs: BTreeMap<String, Backoff>,
     /// By the container's identifier.
     pub probes: BTreeMap<String, Probed>,
+    /// Why the pod has less or more than its spec asks for.
+    pub resize: Option<Pending>,
     /// The pod is gone from the API, or its manifest from the node.
     pub gone: bool,
     pub end: Option<End>,

@@ -19,6 +19,7 @@ pub mod patch;
 pub mod plan;
 pub mod qos;
 pub mod references;
+pub mod resize;
 pub mod sandbox;
 pub mod security;
 pub mod spec;

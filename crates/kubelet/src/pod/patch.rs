@@ -24,11 +24,13 @@ pub fn status(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     }
     let owned = |status: &PodStatus| -> Vec<PodCondition> {
         let all = status.conditions.iter().flatten();
-        all.filter(|one| conditions::OWNED.contains(&one.type_.as_str())).cloned().collect()
+        all.filter(|one| conditions::is_own(&one.type_)).cloned().collect()
     };
-    let had = owned(old);
-    let changed: Vec<_> = owned(new).into_iter().filter(|one| !had.contains(one)).collect();
-    if !changed.is_empty() {
+    let (had, has) = (owned(old), owned(new));
+    let over = had.iter().filter(|one| !has.iter().any(|other| other.type_ == one.type_));
+    let over: Vec<Value> = over.map(|one| json!({ "type": one.type_, "$patch": "delete" })).collect();
+    let changed: Vec<_> = has.into_iter().filter(|one| !had.contains(one)).collect();
+    if !changed.is_empty() || !over.is_empty() {
         let order: Vec<_> =
             new.conditions.iter().flatten().map(|condition| json!({ "type": condition.type_ })).collect();
         patch.insert("$setElementOrder/conditions".into(), order.into());
@@ -42,7 +44,7 @@ pub fn status(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             }
             condition
         });
-        patch.insert("conditions".into(), changed.collect());
+        patch.insert("conditions".into(), changed.chain(over).collect());
     }
     (!patch.is_empty()).then(|| json!({ "metadata": { "uid": uid }, "status": patch }))
 }

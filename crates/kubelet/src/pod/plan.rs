@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::memory::{Job, Memory, Torn};
 use super::observed::{self, Observed, State};
+use super::resize;
 use super::spec::{self, Kind};
 use crate::names;
 
@@ -45,6 +46,11 @@ pub enum Action {
         grace: Duration,
         by: Timestamp,
     },
+    /// Gives a running container what it was granted.
+    Resize {
+        id: String,
+        container: String,
+    },
     /// Gives back what the pod holds; with `remove`, everything.
     TearDown {
         remove: bool,
@@ -76,6 +82,7 @@ impl Action {
             Action::EnsureImage { container } => Job::Image(container.clone()),
             Action::Start { container, .. } => Job::Start(container.clone()),
             Action::Stop { id, by, .. } => Job::Stop(id.clone(), *by),
+            Action::Resize { id, .. } => Job::Resize(id.clone()),
             Action::TearDown { .. } => Job::TearDown,
             Action::Delete => Job::Delete,
             Action::RemoveContainer { id } => Job::Remove(id.clone()),
@@ -334,6 +341,17 @@ impl Planner<'_> {
         } else if let Some(dead) = probed.dead {
             let why = format!("Container {} failed {} probe, will be restarted", one.name, dead.probe);
             self.stop(one, why, dead.grace.unwrap_or_else(|| spec::grace(self.view.pod)));
+        } else {
+            match resize::change(self.view.pod, container, one) {
+                resize::Change::None => {}
+                resize::Change::InPlace => {
+                    self.act(Action::Resize { id: one.id.clone(), container: one.name.clone() });
+                }
+                resize::Change::Restart => {
+                    let why = format!("Container {} resize requires restart", one.name);
+                    self.stop(one, why, spec::grace(self.view.pod));
+                }
+            }
         }
     }
 

@@ -10,9 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff;
 use super::conditions;
+use super::memory::Job;
 use super::observed::{self, State};
 use super::plan::View;
 use super::qos;
+use super::resize;
 use super::spec::{self, Kind};
 use crate::names;
 
@@ -128,7 +130,8 @@ impl Builder<'_> {
         });
         let requests = container.resources.as_ref().and_then(|resources| resources.requests.clone());
         status.allocated_resources = requests;
-        status.resources = Some(container.resources.clone().unwrap_or_default());
+        let running = (latest.state == State::Running).then_some(latest);
+        status.resources = Some(resize::actual(self.view.pod, container, running, before));
         let previous = || {
             let seen = self.view.observed.previous(&container.name);
             let seen = seen.filter(|one| one.state == State::Exited).map(|one| self.terminated(one));
@@ -292,6 +295,11 @@ impl Builder<'_> {
         }
         if let Some(failure) = self.failure(container) {
             return Some(failure);
+        }
+        if view.memory.busy.contains(&Job::Start(container.name.clone())) {
+            // It waits no more; what was told stays told until it runs.
+            let told = find(self.before, &container.name)?.state.clone()?;
+            return told.waiting.is_some().then_some(told);
         }
         let backoff = view.memory.backoffs.get(&container.name)?;
         let failed = observed::time(one.finished_at)?;

@@ -35,6 +35,7 @@ pub enum Done {
     Start { container: String, result: Result<(), Refused> },
     Stop(cri::Result<()>),
     Remove(cri::Result<()>),
+    Resize(Result<(), String>),
     TearDown { remove: bool, result: Result<(), String> },
     Delete(kube::Result<()>),
     Status(Box<kube::Result<Option<Pod>>>),
@@ -162,6 +163,27 @@ impl Work {
         let Action::Stop { id, container, why, grace, .. } = action else { return Done::Stop(Ok(())) };
         let Work { ctx, pod, ips, .. } = self;
         Done::Stop(Stop { ctx, pod, id, container, why, grace, ips, again }.run().await)
+    }
+
+    pub async fn resize(self, id: String, container: String) -> Done {
+        Done::Resize(self.resized(&id, &container).await)
+    }
+
+    async fn resized(&self, id: &str, container: &str) -> Result<(), String> {
+        let Some((_, container)) = spec::find(&self.pod, container) else { return Ok(()) };
+        let resources = super::qos::resources(&self.pod, &container, self.ctx.memory);
+        let path = super::qos::cgroup(&self.ctx.config.cgroup_root, &self.pod);
+        let limits = super::qos::pod_resources(&self.pod);
+        let whole = move || Cgroup::new(&path).set(&limits).map_err(|error| error.to_string());
+        // A container may not have more than its pod: what grows begins with the pod, which refuses to
+        // shrink below its containers and then follows them.
+        let grown = tokio::task::spawn_blocking(whole.clone()).await.map_err(|error| error.to_string())?;
+        let changed = self.ctx.runtime.update_container_resources(id, resources).await;
+        changed.map_err(|error| error.to_string())?;
+        match grown {
+            Ok(()) => Ok(()),
+            Err(_) => tokio::task::spawn_blocking(whole).await.map_err(|error| error.to_string())?,
+        }
     }
 
     pub async fn remove(self, id: String, log_path: String) -> Done {

@@ -10,10 +10,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::admit::Room;
 use super::backoff::{self, Backoff};
 use super::memory::{Dead, End, Failure, Job, Memory, Torn};
 use super::observed::{self, Observed, State};
 use super::plan::{Action, Plan, View, plan};
+use super::resize::{Granted, Pending};
 use super::work::{Attempt, Done, Finished, Work};
 use super::{container, patch, references, spec, status, termination};
 use crate::context::Context;
@@ -38,6 +40,8 @@ pub struct Worker {
     ctx: Arc<Context>,
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
+    /// Told when there may be room again.
+    freed: watch::Receiver<()>,
     /// Told when an object the pod refers to has come or changed.
     objects: Arc<Notify>,
     registry: Arc<Registry>,
@@ -46,6 +50,8 @@ pub struct Worker {
     held: Arc<Held>,
     references: references::References,
     observed: Observed,
+    /// What the node has granted of what the pod asks for.
+    granted: Granted,
     memory: Memory,
     jobs: JoinSet<Finished>,
     writing: bool,
@@ -75,8 +81,10 @@ impl Worker {
         Self {
             desired,
             wake,
+            freed: ctx.freed.subscribe(),
             objects,
             registry,
+            granted: Granted::before(&first.pod),
             pod: first.pod,
             mirror: first.mirror,
             held,
@@ -107,6 +115,7 @@ impl Worker {
             }
             let sleep =
                 wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+            let deferred = self.memory.resize.as_ref().is_some_and(|pending| pending.reason == "Deferred");
             let timer = async {
                 match sleep {
                     // A little late rather than a little early, which would make it two.
@@ -121,6 +130,7 @@ impl Worker {
                     Err(_) => return,
                 },
                 () = self.wake.notified() => self.observe().await,
+                Ok(()) = self.freed.changed(), if deferred => self.resize(),
                 () = self.objects.notified() => self.retry_missing(),
                 Some(finished) = self.jobs.join_next() => self.finish(finished).await,
                 Some(report) = self.reports.recv() => self.report(&report),
@@ -166,6 +176,10 @@ impl Worker {
         if let Some(mirror) = desired.mirror {
             let known = self.mirror.as_ref();
             if known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid || newer(&mirror, known)) {
+                // What failed for the one before says nothing of this one.
+                if known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid) {
+                    self.write_failures = None;
+                }
                 self.mirror = Some(mirror);
             }
         } else {
@@ -175,9 +189,13 @@ impl Worker {
             return;
         }
         let changed = desired.pod.spec != self.pod.spec;
+        let resized = changed && Granted::wanted(&desired.pod) != Granted::wanted(&self.pod);
         let relabelled = desired.pod.metadata.labels != self.pod.metadata.labels
             || desired.pod.metadata.annotations != self.pod.metadata.annotations;
         self.pod = desired.pod;
+        if resized {
+            self.resize();
+        }
         if changed {
             self.memory.failures.clear();
             self.memory.images.clear();
@@ -192,6 +210,31 @@ impl Worker {
             self.memory.volumes_ready = false;
             self.memory.volumes_failed = None;
         }
+    }
+
+    /// Grants what the pod asks for by now, where there is room.
+    fn resize(&mut self) {
+        let wanted = Granted::wanted(&self.pod);
+        if wanted == self.granted {
+            self.memory.resize = None;
+            return;
+        }
+        let pending = |reason, message| Some(Pending { reason, message });
+        let told = match self.ctx.taken.grow(&self.pod, &self.ctx.pods.list(), &self.ctx.node()) {
+            Room::Enough => {
+                self.granted = wanted;
+                None
+            }
+            Room::NotNow(message) => pending("Deferred", message),
+            Room::Never(message) => pending("Infeasible", message),
+        };
+        if let Some(Pending { reason, message }) = &told
+            && told != self.memory.resize
+        {
+            let reason = format!("Resize{reason}");
+            self.ctx.recorder.pod(&self.pod, Type::Warning, &reason, message.clone());
+        }
+        self.memory.resize = told;
     }
 
     /// An object the pod refers to may have come or changed: files and what waits for it are tried again.
@@ -287,12 +330,13 @@ impl Worker {
         self.start_probes();
     }
 
-    /// The pod with the status the API holds, wherever that is kept.
+    /// The pod with what it was granted, and with the status the API holds, wherever that is kept.
     fn known(&self) -> Arc<Pod> {
+        let granted = self.granted.pod(&self.pod);
         if !names::is_static(&self.pod) {
-            return self.pod.clone();
+            return granted;
         }
-        let mut pod = self.pod.as_ref().clone();
+        let mut pod = granted.as_ref().clone();
         if let Some(mirror) = &self.mirror {
             pod.status.clone_from(&mirror.status);
         }
@@ -374,7 +418,12 @@ impl Worker {
     }
 
     fn work(&self) -> Work {
-        Work { ctx: self.ctx.clone(), pod: self.pod.clone(), held: self.held.clone(), ips: self.ips() }
+        Work {
+            ctx: self.ctx.clone(),
+            pod: self.granted.pod(&self.pod),
+            held: self.held.clone(),
+            ips: self.ips(),
+        }
     }
 
     fn act(&mut self, action: Action, now: Timestamp) {
@@ -417,6 +466,7 @@ impl Worker {
                 }))
             }
             Action::Stop { .. } => Box::pin(work.stop(action, again)),
+            Action::Resize { id, container } => Box::pin(work.resize(id, container)),
             Action::RemoveContainer { id } => {
                 let log_path = observed.container(&id).map(|one| one.log_path.clone()).unwrap_or_default();
                 Box::pin(work.remove(id, log_path))
@@ -513,6 +563,13 @@ impl Worker {
                     self.memory.failures.insert(container, failure);
                 }
                 self.observe().await;
+            }
+            Done::Resize(Ok(())) => self.observe().await,
+            Done::Resize(Err(message)) => {
+                let id = job.as_ref().map(|job| format!("{job:?}")).unwrap_or_default();
+                if let Some(job) = job {
+                    self.pause(job, &id, message);
+                }
             }
             Done::Stop(result) | Done::Remove(result) => {
                 if let Err(error) = result {

@@ -1,7 +1,9 @@
 //! The kubelet's HTTPS server: logs, exec, attach, port-forward, pods, statistics.
 
+mod host_logs;
 mod logs;
 mod observe;
+mod resource_metrics;
 mod route;
 mod streams;
 

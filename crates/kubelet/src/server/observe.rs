@@ -1,5 +1,7 @@
 //! Statistics, metrics and configuration.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use cri::v1;
 use http::{Response, StatusCode};
@@ -15,7 +17,7 @@ fn time(nanoseconds: i64) -> String {
     Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default().to_string()
 }
 
-fn number(value: Option<&v1::UInt64Value>) -> u64 {
+pub(super) fn number(value: Option<&v1::UInt64Value>) -> u64 {
     value.map_or(0, |value| value.value)
 }
 
@@ -44,7 +46,7 @@ fn memory(usage: Option<&v1::MemoryUsage>) -> Value {
 }
 
 impl Server {
-    async fn stats(&self) -> Result<Vec<v1::PodSandboxStats>, Refusal> {
+    pub(super) async fn stats(&self) -> Result<Vec<v1::PodSandboxStats>, Refusal> {
         let stats = self.ctx.runtime.list_pod_sandbox_stats(v1::PodSandboxStatsFilter::default()).await;
         stats.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }
@@ -57,6 +59,10 @@ impl Server {
         route::json(&json!({
             "node": {
                 "nodeName": self.ctx.config.node_name,
+                "cpu": {
+                    "time": now,
+                    "usageCoreNanoSeconds": runtime::cgroup::Cgroup::new("/").usage().map(|usage| usage.cpu),
+                },
                 "memory": {
                     "time": now,
                     "availableBytes": free,
@@ -112,25 +118,32 @@ impl Server {
         })
     }
 
-    pub(super) async fn resource_metrics(&self) -> Result<Response<Body>, Refusal> {
-        let mut lines = String::from(
-            "# TYPE container_cpu_usage_seconds_total counter\n# TYPE container_memory_working_set_bytes gauge\n",
-        );
-        for stats in self.stats().await? {
-            let metadata = stats.attributes.clone().unwrap_or_default().metadata.unwrap_or_default();
-            for one in stats.linux.unwrap_or_default().containers {
-                let attributes = one.attributes.unwrap_or_default();
-                let name = attributes.labels.get(names::CONTAINER_NAME).cloned().unwrap_or_default();
-                let labels =
-                    format!("container={name:?},namespace={:?},pod={:?}", metadata.namespace, metadata.name);
-                let used = one.cpu.as_ref().map_or(0, |cpu| number(cpu.usage_core_nano_seconds.as_ref()));
-                let held = one.memory.as_ref().map_or(0, |memory| number(memory.working_set_bytes.as_ref()));
-                let (whole, part) = (used / 1_000_000_000, used % 1_000_000_000);
-                lines.push_str(&format!("container_cpu_usage_seconds_total{{{labels}}} {whole}.{part:09}\n"));
-                lines.push_str(&format!("container_memory_working_set_bytes{{{labels}}} {held}\n"));
+    /// The pods the runtime runs, as it knows them.
+    pub(super) async fn running_pods(&self) -> Result<Response<Body>, Refusal> {
+        let failed = |error: cri::Error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        let running = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 };
+        let filter = v1::ContainerFilter { state: Some(running), ..Default::default() };
+        let mut pods: BTreeMap<String, Value> = BTreeMap::new();
+        for one in self.ctx.runtime.list_containers(filter).await.map_err(failed)? {
+            let label = |key: &str| one.labels.get(key).cloned().unwrap_or_default();
+            let uid = label(names::POD_UID);
+            let pod = pods.entry(uid.clone()).or_insert_with(|| {
+                json!({
+                    "metadata": {
+                        "name": label(names::POD_NAME), "namespace": label(names::POD_NAMESPACE), "uid": uid,
+                    },
+                    "spec": { "containers": [] },
+                    "status": {},
+                })
+            });
+            let image = one.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+            let container = json!({ "name": label(names::CONTAINER_NAME), "image": image, "resources": {} });
+            if let Some(list) = pod["spec"]["containers"].as_array_mut() {
+                list.push(container);
             }
         }
-        Ok(metrics_body(lines))
+        let items: Vec<Value> = pods.into_values().collect();
+        route::json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }))
     }
 
     pub(super) fn metrics(&self) -> Response<Body> {
@@ -161,6 +174,6 @@ impl Server {
     }
 }
 
-fn metrics_body(lines: String) -> Response<Body> {
+pub(super) fn metrics_body(lines: String) -> Response<Body> {
     route::body(StatusCode::OK, "text/plain; version=0.0.4", Bytes::from(lines))
 }

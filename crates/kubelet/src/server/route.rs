@@ -111,6 +111,8 @@ impl Server {
             ["metrics"] => Ok(self.metrics()),
             ["metrics", "resource"] => self.resource_metrics().await,
             ["configz"] => self.configz(),
+            ["runningpods"] => self.running_pods().await,
+            ["logs", ..] => self.host_logs(&path).await,
             ["containerLogs", namespace, pod, container] => {
                 self.logs(namespace, pod, container, &query).await
             }

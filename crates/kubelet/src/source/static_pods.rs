@@ -15,6 +15,7 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use crate::context::Context;
 use crate::names;
@@ -79,6 +80,27 @@ impl Mirrors {
         for key in keys {
             self.settle(ctx, key);
         }
+    }
+
+    /// When nothing is left of `old`, the pod that has its name by then begins, and the mirror follows.
+    fn replace(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Arc<Registry>, old: &Pod) {
+        let (mirrors, context, registry) = (self.clone(), ctx.clone(), registry.clone());
+        let (uid, key) = (names::uid(old).to_owned(), key(old));
+        ctx.tasks.spawn(async move {
+            registry.ended(&uid).await;
+            if !context.stop.is_cancelled() {
+                mirrors.begin(&context, &registry, key);
+            }
+        });
+    }
+
+    /// Starts the static pod of this name, where there is one, and settles its mirror.
+    fn begin(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Arc<Registry>, key: (String, String)) {
+        let shown = self.known.lock().get(&key).cloned().unwrap_or_default();
+        if let Some(pod) = shown.pod {
+            registry.set(ctx, Desired { pod, mirror: shown.mirror, gone: false });
+        }
+        self.settle(ctx, key);
     }
 
     /// Makes the API's mirror what the static pod is, in the background.
@@ -146,7 +168,7 @@ async fn mirror_of(ctx: &Context, pod: &Pod) -> Pod {
     mirror
 }
 
-/// Follows the manifests in `dir` until the kubelet stops.
+/// Follows the manifests in `dir` until the kubelet stops. `read` is told once all have been read.
 ///
 /// # Errors
 /// Where the directory cannot be made or watched.
@@ -155,7 +177,9 @@ pub async fn follow(
     registry: Arc<Registry>,
     mirrors: Arc<Mirrors>,
     dir: PathBuf,
+    read: oneshot::Sender<()>,
 ) -> io::Result<()> {
+    let mut read = Some(read);
     fs::create_dir_all(&dir)?;
     let inotify = Inotify::init()?;
     let mask = WatchMask::CLOSE_WRITE
@@ -166,29 +190,33 @@ pub async fn follow(
     inotify.watches().add(&dir, mask)?;
     let mut changes = inotify.into_event_stream([0; 4096])?;
     let mut known: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
+    // The last pod of each name whose manifest has gone, by uid.
+    let mut former: HashMap<(String, String), String> = HashMap::new();
     loop {
         let found = read_all(&ctx, &dir)?;
         for (uid, pod) in &known {
             if !found.contains_key(uid) {
-                registry.modify(uid, |desired| desired.gone = true);
                 if let Some(shown) = mirrors.known.lock().get_mut(&key(pod)) {
                     shown.pod = None;
                 }
-                mirrors.settle(&ctx, key(pod));
+                registry.modify(uid, |desired| desired.gone = true);
+                former.insert(key(pod), uid.clone());
+                mirrors.replace(&ctx, &registry, pod);
             }
         }
         for (uid, pod) in &found {
             if !known.contains_key(uid) {
-                let mut all = mirrors.known.lock();
-                let shown = all.entry(key(pod)).or_default();
-                shown.pod = Some(pod.clone());
-                let mirror = shown.mirror.clone();
-                drop(all);
-                registry.set(&ctx, Desired { pod: pod.clone(), mirror, gone: false });
-                mirrors.settle(&ctx, key(pod));
+                mirrors.known.lock().entry(key(pod)).or_default().pod = Some(pod.clone());
+                // While the one before it ends, that one's end begins it.
+                if former.get(&key(pod)).is_none_or(|before| !registry.has(before)) {
+                    mirrors.begin(&ctx, &registry, key(pod));
+                }
             }
         }
         known = found;
+        former.retain(|_, uid| registry.has(uid));
+        // Whoever waited may have stopped waiting.
+        let _ = read.take().map(|read| read.send(()));
         match changes.next().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(error),

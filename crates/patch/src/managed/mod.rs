@@ -269,6 +269,8 @@ fn apply_once(request: &Request<'_>, live: &Value, config: &Value, force: bool) 
     managed.0.insert(owner.clone(), Held { api_version: request.api_version.to_owned(), fields, time });
     let merged = prune(request, merged, &managed, last.as_ref());
     let changes = compare(place, &live, &merged).without(request.ignored);
+    // As upstream: what differs in nothing that is compared, the order of items say, stays as it is.
+    let merged = if changes.is_same() { live.clone() } else { merged };
     let (found, _) = conflicts(request, (&live, &merged), &changes, &managed, Some(&owner));
     if !force && !found.is_empty() {
         return Err(Refused::Conflicts(found));

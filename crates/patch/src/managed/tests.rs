@@ -203,6 +203,16 @@ fn items_of_lists_are_held_by_their_keys() {
 }
 
 #[test]
+fn the_order_of_items_is_no_change() {
+    let mut story = Story::service();
+    let port = |port: u16| json!({"port": port, "protocol": "TCP"});
+    story.apply("a", json!({"spec": {"ports": [port(80), port(81)]}}));
+    let before = story.object.clone();
+    story.apply("a", json!({"spec": {"ports": [port(81), port(80)]}}));
+    assert_eq!(story.object, before);
+}
+
+#[test]
 fn a_configuration_must_fit() {
     let mut story = Story::service();
     story.refused(

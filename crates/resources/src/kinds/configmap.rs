@@ -9,6 +9,10 @@ const SIZE_MAX: usize = 1024 * 1024;
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let mut size = 0;
         for (field, other) in [("data", "binaryData"), ("binaryData", "data")] {

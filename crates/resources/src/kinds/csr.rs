@@ -39,6 +39,10 @@ const USAGES: &[&str] = &[
 ];
 
 impl registry::Strategy for Strategy {
+    fn reset_fields(&self, status: bool) -> &'static [&'static [&'static str]] {
+        if status { &[] } else { &[&["spec"]] }
+    }
+
     /// No rule for names but that they fit into a path.
     fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
         api::names::path_segment(name)

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::{cron, podspec};
+use super::podspec;
 use crate::at::{At, immutable, label_selector, selector_matches};
 
 pub struct Job;
@@ -326,7 +326,7 @@ impl registry::Strategy for CronJob {
         let spec = At::of(object, "spec");
         let (schedule, zone) = (spec.str("schedule"), spec.str("timeZone"));
         if spec.required("schedule", errors) {
-            if let Err(why) = cron::check(schedule) {
+            if let Err(why) = api::cron::Schedule::parse(schedule) {
                 spec.invalid("schedule", schedule, &why, errors);
             }
             if !zone.is_empty() && schedule.contains("TZ") {

@@ -7,7 +7,6 @@ mod balancer;
 pub mod binding;
 pub mod configmap;
 pub mod crd;
-mod cron;
 pub mod csr;
 pub mod disruption;
 pub mod endpoints;

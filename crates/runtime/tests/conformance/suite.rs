@@ -58,7 +58,7 @@ async fn a_container_runs_to_its_end_and_its_log_tells(world: &mut World) {
     assert!(status.created_at <= status.started_at && status.started_at <= status.finished_at);
     let mut lines: Vec<&str> = log.lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["stderr F err", "stdout F out", "stdout F rest"]);
+    assert_eq!(lines, ["stderr F err", "stdout F out", "stdout P rest"]);
     assert_eq!(status.state(), v1::ContainerState::ContainerExited);
 }
 

@@ -9,6 +9,7 @@ use cri::{Event, EventKind, EventStream, Runtime, v1};
 use futures::StreamExt;
 use runtime::{Config, Service, ShimCommand};
 
+use crate::containerd::Containerd;
 use crate::image::Image;
 use crate::suite::Case;
 
@@ -21,15 +22,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct World {
     pub runtime: Arc<dyn Runtime>,
     pub embedded: Option<Service>,
+    containerd: Option<Containerd>,
     pub dir: tempfile::TempDir,
     pub cgroup: String,
     config: Option<Config>,
 }
 
-pub fn run(case: &'static Case) {
+/// Which runtime a case is run against.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Embedded,
+    Containerd,
+}
+
+pub fn run(kind: Kind, case: &'static Case) {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio.block_on(async {
-        let world = World::embedded().await;
+        let world = match kind {
+            Kind::Embedded => World::embedded().await,
+            Kind::Containerd => World::containerd().await,
+        };
         let world = tokio::time::timeout(PATIENCE * 2, (case.run)(world)).await.expect("the test hangs");
         world.leave().await;
     });
@@ -56,9 +68,23 @@ impl World {
         Self {
             runtime: Arc::new(service.clone()),
             embedded: Some(service),
+            containerd: None,
             dir,
             cgroup: format!("/{}", unique()),
             config: Some(config),
+        }
+    }
+
+    async fn containerd() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let containerd = Containerd::start(dir.path(), BUSYBOX).await;
+        Self {
+            runtime: Arc::new(containerd.remote.clone()),
+            embedded: None,
+            containerd: Some(containerd),
+            dir,
+            cgroup: format!("/{}", unique()),
+            config: None,
         }
     }
 
@@ -78,6 +104,9 @@ impl World {
         }
         if let Some(service) = &self.embedded {
             service.shutdown().await;
+        }
+        if let Some(containerd) = self.containerd {
+            containerd.end().await;
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let dir = self.dir.path().to_str().unwrap();
