@@ -258,7 +258,7 @@ impl Engine {
                 let mut errors = field::Errors::default();
                 errors.invalid(
                     &field::Path::new("metadata.resourceVersion"),
-                    field::Bare("0x0".into()),
+                    0,
                     "must be specified for an update",
                 );
                 return Err(Status::invalid(&resource.group_kind(), name, &errors));

@@ -32,23 +32,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .short(&["ep"])
             .at("services/endpoints"),
         core("LimitRange", "limitranges").strategy(limits::LimitRange).short(&["limits"]),
-        core("Namespace", "namespaces")
-            .table(tables::core::namespace())
-            .cluster()
-            .short(&["ns"])
-            .fields(&["status.phase"])
-            .status()
-            .part("finalize", Arc::new(namespace::Finalize))
-            .verbs(&[
-                Verb::Create,
-                Verb::Delete,
-                Verb::Get,
-                Verb::List,
-                Verb::Patch,
-                Verb::Update,
-                Verb::Watch,
-            ])
-            .strategy(namespace::Strategy),
+        namespaces(),
         core("Node", "nodes")
             .table(tables::node::node())
             .cluster()
@@ -117,6 +101,18 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
     ];
     rows.extend(event::rows());
     rows
+}
+
+fn namespaces() -> Row {
+    core("Namespace", "namespaces")
+        .table(tables::core::namespace())
+        .cluster()
+        .short(&["ns"])
+        .fields(&["status.phase"])
+        .status()
+        .part("finalize", Arc::new(namespace::Finalize))
+        .verbs(&[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch])
+        .strategy(namespace::Strategy)
 }
 
 fn pods() -> Row {

@@ -1,6 +1,6 @@
 //! Networking, discovery, nodes, scheduling, storage, devices.
 
-use crate::kinds::{endpoints, network, priorityclass, storage as kinds};
+use crate::kinds::{addressing, endpoints, network, priorityclass, storage as kinds};
 use crate::{Row, tables};
 
 fn networking(kind: &str, plural: &str) -> Row {
@@ -31,6 +31,7 @@ pub(super) fn rows() -> Vec<Row> {
             .cluster()
             .generation(),
         networking("IPAddress", "ipaddresses")
+            .strategy(addressing::Address)
             .table(tables::network::ip_address())
             .cluster()
             .short(&["ip"])
@@ -41,7 +42,11 @@ pub(super) fn rows() -> Vec<Row> {
             .table(tables::network::network_policy())
             .short(&["netpol"])
             .generation(),
-        networking("ServiceCIDR", "servicecidrs").table(tables::network::service_cidr()).cluster().status(),
+        networking("ServiceCIDR", "servicecidrs")
+            .strategy(addressing::Cidr)
+            .table(tables::network::service_cidr())
+            .cluster()
+            .status(),
         Row::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
             .table(tables::network::endpoint_slice())
             .generation()
@@ -78,6 +83,7 @@ pub(super) fn rows() -> Vec<Row> {
             .status()
             .answers_deleted(),
         storage("VolumeAttributesClass", "volumeattributesclasses")
+            .strategy(kinds::VolumeAttributesClass)
             .table(tables::storage::volume_attributes_class())
             .short(&["vac"])
             .answers_deleted(),

@@ -11,6 +11,10 @@ use crate::at::At;
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     /// Only what fits into a path; [`Strategy::validate`] knows the one name that is right.
     fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
         names::path_segment(name)

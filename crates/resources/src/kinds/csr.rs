@@ -162,8 +162,11 @@ impl PartHook for Approval {
                 None => new.0.remove(part),
             };
         }
-        if let Some(conditions) = conditions {
-            new.set(&["status", "conditions"], conditions);
+        match conditions {
+            Some(conditions) => new.set(&["status", "conditions"], conditions),
+            None => {
+                new.remove(&["status", "conditions"]);
+            }
         }
         stamp(new, old);
     }

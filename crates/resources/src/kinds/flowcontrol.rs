@@ -12,6 +12,10 @@ const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 
 impl registry::Strategy for FlowSchema {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         let precedence = spec.i64("matchingPrecedence").unwrap_or(0);
@@ -119,6 +123,10 @@ fn resource_rule(at: &At<'_>, errors: &mut Errors) {
 pub struct PriorityLevel;
 
 impl registry::Strategy for PriorityLevel {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Object) {
         if object.get_str(&["spec", "type"]) == "Exempt" {
             let spec = api::object::map_entry(&mut object.0, "spec");

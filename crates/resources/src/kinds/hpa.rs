@@ -32,6 +32,10 @@ impl registry::Strategy for Strategy {
         }
     }
 
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        At::of(new, "status").all_non_negative(&["currentReplicas", "desiredReplicas"], errors);
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         let (min, max) = (spec.i64("minReplicas"), spec.i64("maxReplicas").unwrap_or(0));

@@ -116,6 +116,10 @@ impl registry::Strategy for Job {
         keep("successPolicy", errors);
     }
 
+    fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        super::jobstatus::validate(new, old, errors);
+    }
+
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         let mut all = Vec::new();
         let spec = At::of(new, "spec");

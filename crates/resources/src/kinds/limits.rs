@@ -153,6 +153,15 @@ const SCOPES: &[&str] = &[
 ];
 
 impl registry::Strategy for ResourceQuota {
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        let status = At::of(new, "status");
+        for list in ["hard", "used"] {
+            for (name, amount, at) in status.quantities(list) {
+                podspec::quantity(name, amount, &at, Place::Other, errors);
+            }
+        }
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         for (name, amount, at) in spec.quantities("hard") {

@@ -1,7 +1,9 @@
 //! What is odd about each kind: one module a kind (or a family), none for a kind without oddities.
 
 mod acted;
+pub mod addressing;
 pub mod apiservice;
+mod balancer;
 pub mod binding;
 pub mod configmap;
 pub mod crd;
@@ -13,6 +15,7 @@ pub mod eviction;
 pub mod flowcontrol;
 pub mod hpa;
 pub mod job;
+mod jobstatus;
 pub mod lease;
 pub mod limits;
 pub mod namespace;

@@ -7,6 +7,7 @@ use registry::Engine;
 use registry::resource::{Connect, Target};
 use serde_json::Value;
 
+use super::podspec;
 use crate::at::At;
 
 pub struct Strategy;
@@ -59,6 +60,21 @@ impl registry::Strategy for Strategy {
             }
         }
         pod_cidrs(&spec, errors);
+    }
+
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        let status = At::of(new, "status");
+        let addresses = status.items("addresses");
+        for (i, at) in addresses.iter().enumerate() {
+            if addresses[..i].iter().any(|a| a.value == at.value) {
+                errors.duplicate(&at.path, at.value);
+            }
+        }
+        for list in ["capacity", "allocatable"] {
+            for (name, amount, at) in status.quantities(list) {
+                podspec::quantity(name, amount, &at, podspec::Place::Other, errors);
+            }
+        }
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {

@@ -55,9 +55,7 @@ fn addresses(status: &At<'_>, one: &str, list: &str, errors: &mut Errors) {
         let shown: Vec<String> = all.iter().map(|a| a.str("ip").to_owned()).collect();
         let shown = Bare(Value::from(shown).to_string());
         let v6 = all.iter().filter(|a| a.str("ip").contains(':')).count();
-        if all.len() > 2 {
-            errors.invalid(&path, shown, "may specify no more than one IP for each IP family");
-        } else if v6 != 1 {
+        if all.len() > 2 || v6 != 1 {
             errors.invalid(&path, shown, "may specify no more than one IP for each IP family");
         }
     }

@@ -63,12 +63,15 @@ impl Bits {
     }
 }
 
+/// A member's number, from its name.
+type Number = dyn Fn(&str) -> Option<u64> + Send + Sync;
+
 /// The index of one range.
 pub(super) struct RangeIndex {
     /// The keys of the claims stand under it, the member's name behind.
     prefix: &'static str,
     /// A member's number, from the name in its key.
-    number: Box<dyn Fn(&str) -> Option<u64> + Send + Sync>,
+    number: Box<Number>,
     span: u64,
     /// Members below are given out last: who asks for a certain one asks for one of these.
     front: u64,

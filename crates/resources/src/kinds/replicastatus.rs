@@ -131,9 +131,9 @@ mod tests {
         );
         check(
             &DEPLOYMENT,
-            json!({"replicas": -1}),
+            json!({"unavailableReplicas": -1}),
             json!({}),
-            &["status.replicas: Invalid value: -1: must be greater than or equal to 0"],
+            &["status.unavailableReplicas: Invalid value: -1: must be greater than or equal to 0"],
         );
         check(
             &DAEMON_SET,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::serviceclaim::{Ranges, cluster_ips, wants_address, wants_ports};
 use super::servicespec;
 use crate::Settings;
+use crate::at::At;
 
 pub struct Strategy {
     ranges: Ranges,
@@ -23,6 +24,10 @@ impl Strategy {
 
 #[async_trait]
 impl registry::Strategy for Strategy {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn name_faults(&self, name: &str, generated: bool) -> Vec<String> {
         names::dns1123_label(if generated { name.trim_end_matches('-') } else { name })
     }
@@ -59,6 +64,9 @@ impl registry::Strategy for Strategy {
         if kind != "ExternalName" {
             spec.entry("internalTrafficPolicy").or_insert("Cluster".into());
         }
+        if kind == "LoadBalancer" {
+            default_modes(object);
+        }
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
@@ -92,12 +100,34 @@ impl registry::Strategy for Strategy {
         servicespec::validate_update(new, old, errors);
     }
 
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        let balancer = At::of(new, "status").field("loadBalancer");
+        if new.get_str(&["spec", "type"]) != "LoadBalancer" && balancer.len("ingress") > 0 {
+            let words = "may only be used when `spec.type` is 'LoadBalancer'";
+            errors.forbidden(&balancer.path.child("ingress"), words);
+        } else {
+            super::balancer::validate(&balancer, true, errors);
+        }
+    }
+
     async fn claim(&self, engine: &Engine, new: &mut Object, old: Option<&Object>) -> Result<Claims, Status> {
         self.ranges.claim(engine, new, old).await
     }
 
     fn release(&self, old: &Object) -> Vec<String> {
         self.ranges.release(old)
+    }
+}
+
+/// Packets to a balancer's address keep it, where the balancer does not say otherwise.
+fn default_modes(service: &mut Object) {
+    let list = service.0.get_mut("status").and_then(|s| s.get_mut("loadBalancer")?.get_mut("ingress"));
+    for ingress in list.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(ingress) = ingress
+            && ingress.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty())
+        {
+            ingress.entry("ipMode").or_insert("VIP".into());
+        }
     }
 }
 

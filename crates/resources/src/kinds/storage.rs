@@ -78,9 +78,40 @@ fn choice(object: &Object, field: &str, supported: &[&str], errors: &mut Errors)
     }
 }
 
+pub struct VolumeAttributesClass;
+
+impl registry::Strategy for VolumeAttributesClass {
+    fn validate(&self, object: &Object, errors: &mut Errors) {
+        driver_name(&At::of(object, "driverName"), errors);
+        let parameters = At::of(object, "parameters");
+        let map = parameters.value.as_object();
+        if map.is_none_or(|m| m.is_empty()) {
+            errors.required(&parameters.path, "must contain at least one key/value pair");
+        }
+        if let Some(map) = map.filter(|m| m.len() > 512) {
+            errors.too_many(&parameters.path, map.len(), 512);
+        }
+        for key in map.into_iter().flatten().map(|(k, _)| k).filter(|k| k.is_empty()) {
+            errors.invalid(&parameters.path, key, "field can not be empty.");
+        }
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        for field in ["driverName", "parameters"] {
+            if new.0.get(field) != old.0.get(field) {
+                errors.forbidden(&Path::new(field), format!("updates to {field} are forbidden."));
+            }
+        }
+    }
+}
+
 pub struct CsiDriver;
 
 impl registry::Strategy for CsiDriver {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let modes = spec.entry("volumeLifecycleModes").or_insert_with(|| serde_json::json!([]));
@@ -126,6 +157,10 @@ impl registry::Strategy for CsiDriver {
 pub struct CsiNode;
 
 impl registry::Strategy for CsiNode {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let drivers = At::of(object, "spec").items("drivers");
         for (i, driver) in drivers.iter().enumerate() {
@@ -187,6 +222,10 @@ fn driver_name(at: &At<'_>, errors: &mut Errors) {
 pub struct CsiStorageCapacity;
 
 impl registry::Strategy for CsiStorageCapacity {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         At::of(object, "storageClassName").check_self(names::dns1123_subdomain, errors);
         label_selector(&At::of(object, "nodeTopology"), errors);
@@ -207,6 +246,10 @@ impl registry::Strategy for CsiStorageCapacity {
 pub struct VolumeAttachment;
 
 impl registry::Strategy for VolumeAttachment {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         spec.required("attacher", errors);
@@ -238,6 +281,10 @@ impl registry::Strategy for VolumeAttachment {
 pub struct RuntimeClass;
 
 impl registry::Strategy for RuntimeClass {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         At::of(object, "handler").check_self(names::dns1123_label, errors);
         let overhead = At::of(object, "overhead");

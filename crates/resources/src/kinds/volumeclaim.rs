@@ -101,6 +101,14 @@ impl registry::Strategy for Claim {
         validate_spec(&At::of(object, "spec"), errors);
     }
 
+    fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        for (_, amount, at) in At::of(new, "status").quantities("capacity") {
+            if amount.is_negative() {
+                errors.invalid(&at.path, at.text(), "must be a valid resource quantity");
+            }
+        }
+    }
+
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
         let bound = old.get_str(&["status", "phase"]) == "Bound";

@@ -13,6 +13,10 @@ pub struct Configuration;
 const VERSIONS: &[&str] = &["v1", "v1beta1"];
 
 impl registry::Strategy for Configuration {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let all = At::of(object, "webhooks");
         let list = all.value.as_array().map_or(&[][..], Vec::as_slice);

@@ -16,6 +16,10 @@ use crate::at::{At, immutable};
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Object) {
         let kind = object.get_str(&["spec", "names", "kind"]).to_owned();
         let spec = api::object::map_entry(&mut object.0, "spec");

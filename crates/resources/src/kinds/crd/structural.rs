@@ -274,7 +274,8 @@ fn metadata(at: &At<'_>, errors: &mut Errors) {
 /// Below `allOf` and its kin only values are judged; shapes are said outside.
 fn value_validation(at: &At<'_>, outside: &At<'_>, int_or_string: bool, errors: &mut Errors) {
     for field in ["description", "title", "type"] {
-        if !at.str(field).is_empty() && !(field == "type" && int_or_string) {
+        let allowed = field == "type" && int_or_string;
+        if !at.str(field).is_empty() && !allowed {
             errors.forbidden(&at.path.child(field), "must be empty to be structural");
         }
     }

@@ -139,10 +139,8 @@ fn special(kind: &str, at: &At<'_>, errors: &mut Errors) {
             }
         }
         "local" => no_backsteps(&at.path.child("path"), at.str("path"), errors),
-        "nfs" => {
-            if !at.str("path").starts_with('/') {
-                at.invalid("path", at.str("path"), "must be an absolute path", errors);
-            }
+        "nfs" if !at.str("path").starts_with('/') => {
+            at.invalid("path", at.str("path"), "must be an absolute path", errors);
         }
         "secret" | "configMap" => {
             mode(at, "defaultMode", errors);
@@ -160,10 +158,8 @@ fn special(kind: &str, at: &At<'_>, errors: &mut Errors) {
             at.required("image", errors);
         }
         "cephfs" => monitors(at, errors),
-        "flocker" => {
-            if at.str("datasetName").is_empty() && at.str("datasetUUID").is_empty() {
-                errors.required(&at.path, "one of datasetName and datasetUUID is required");
-            }
+        "flocker" if at.str("datasetName").is_empty() && at.str("datasetUUID").is_empty() => {
+            errors.required(&at.path, "one of datasetName and datasetUUID is required");
         }
         "csi" => csi(at, errors),
         "ephemeral" => match at.some("volumeClaimTemplate") {
