@@ -18,8 +18,11 @@ fn cluster(nodes: usize) -> Snapshot {
 }
 
 fn pod(n: usize, affinity: bool) -> Arc<PodInfo> {
+    // As most pods: of one of a hundred ReplicaSets.
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("a{}", n % 100),
+        "uid": format!("a{}", n % 100), "controller": true});
     let mut pod = json!({"metadata": {"name": format!("p{n}"), "namespace": "ns", "uid": format!("u{n}"),
-            "labels": {"app": format!("a{}", n % 100)}},
+            "labels": {"app": format!("a{}", n % 100)}, "ownerReferences": [owner]},
         "spec": {"containers": [{"name": "c", "image": "img",
             "resources": {"requests": {"cpu": "100m", "memory": "200Mi"}}}]}});
     if affinity {
