@@ -80,7 +80,10 @@ impl Containerd {
         let remote = connect(&socket, &stop).await;
         for (name, image) in [
             ("busybox", Image::busybox(image)),
-            ("pause", Image::busybox(PAUSE).set("Entrypoint", json!(["sleep", "1000000"]))),
+            (
+                "pause",
+                Image::busybox(PAUSE).set("Entrypoint", json!(["sleep", "1000000"])).set("Cmd", json!([])),
+            ),
         ] {
             let place = dir.join(name);
             std::fs::create_dir_all(&place).unwrap();
