@@ -1,6 +1,6 @@
 //! A containerd of its own for each test, with Debian's `runc`, and networks that are namespaces and no more.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ impl Containerd {
 }
 
 /// Connects as soon as it answers.
-async fn connect(socket: &PathBuf, stop: &CancellationToken) -> Remote {
+async fn connect(socket: &Path, stop: &CancellationToken) -> Remote {
     let ready = async {
         loop {
             if let Ok(remote) = Remote::connect(socket.to_str().unwrap(), stop.clone()).await
