@@ -1,4 +1,5 @@
 //! The streaming protocols, end to end over an in-memory connection, as clients speak them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use cri::streaming::{
     CommandOptions, Purpose, negotiate, serve_command, serve_port_forward,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cri::v1;
 use futures::StreamExt;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -43,32 +44,8 @@ impl Server {
             return Err((StatusCode::BAD_REQUEST, message));
         };
         let ended = match self.ctx.runtime.events().await {
-            Ok(mut events) if follow && found.state == State::Running => {
-                let id = found.id.clone();
-                let runtime = self.ctx.runtime.clone();
-                Some(async move {
-                    // It may have ended between the list and the subscription.
-                    let exited = |state: i32| state == cri::v1::ContainerState::ContainerExited as i32;
-                    let running =
-                        runtime.container_status(&id).await.is_ok_and(|status| !exited(status.state));
-                    while running {
-                        match events.next().await {
-                            Some(cri::Event::Container { container, kind, .. }) if container == id => {
-                                if matches!(kind, cri::EventKind::Stopped | cri::EventKind::Deleted) {
-                                    return;
-                                }
-                            }
-                            Some(cri::Event::Resync) => {
-                                let status = runtime.container_status(&id).await;
-                                if !status.is_ok_and(|status| !exited(status.state)) {
-                                    return;
-                                }
-                            }
-                            Some(_) => {}
-                            None => return,
-                        }
-                    }
-                })
+            Ok(events) if follow && found.state == State::Running => {
+                Some(ended(self.ctx.runtime.clone(), found.id.clone(), events))
             }
             _ => None,
         };
@@ -128,6 +105,27 @@ impl Server {
         let kind = http::HeaderValue::from_static("text/plain");
         response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
         Ok(response)
+    }
+}
+
+/// Resolves when the container runs no more.
+async fn ended(runtime: Arc<dyn cri::Runtime>, id: String, mut events: cri::EventStream) {
+    let exited = v1::ContainerState::ContainerExited as i32;
+    let runs = async || runtime.container_status(&id).await.is_ok_and(|status| status.state != exited);
+    // It may have ended between the list and the subscription.
+    if !runs().await {
+        return;
+    }
+    while let Some(event) = events.next().await {
+        let over = match event {
+            cri::Event::Container { container, kind, .. } => {
+                container == id && matches!(kind, cri::EventKind::Stopped | cri::EventKind::Deleted)
+            }
+            cri::Event::Resync => !runs().await,
+        };
+        if over {
+            return;
+        }
     }
 }
 

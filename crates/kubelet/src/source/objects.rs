@@ -15,12 +15,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+type Entries<K> = HashMap<(String, String), Weak<Entry<K>>>;
+
 /// Objects of one kind, by namespace and name.
 pub struct Cache<K> {
     client: Client,
     tasks: TaskTracker,
     stop: CancellationToken,
-    entries: Mutex<HashMap<(String, String), Weak<Entry<K>>>>,
+    entries: Mutex<Entries<K>>,
 }
 
 struct Entry<K> {

@@ -42,7 +42,8 @@ pub fn mounts(input: &Input<'_>) -> Vec<Value> {
     for (target, source, write) in own {
         let taken = input.config.mounts.iter().any(|mount| mount.container_path == target);
         // A host-network pod keeps the image's own host name file, as its name is the host's.
-        if !taken && !(host_network && target == "/etc/hostname") {
+        let hosts_own = host_network && target == "/etc/hostname";
+        if !taken && !hosts_own {
             mounts.push(mount(target, "bind", &source, &["rbind", "rprivate", write]));
         }
     }

@@ -1,6 +1,6 @@
 //! A containerd of its own for each test, with Debian's `runc`, and networks that are namespaces and no more.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -80,7 +80,10 @@ impl Containerd {
         let remote = connect(&socket, &stop).await;
         for (name, image) in [
             ("busybox", Image::busybox(image)),
-            ("pause", Image::busybox(PAUSE).set("Entrypoint", json!(["sleep", "1000000"]))),
+            (
+                "pause",
+                Image::busybox(PAUSE).set("Entrypoint", json!(["sleep", "1000000"])).set("Cmd", json!([])),
+            ),
         ] {
             let place = dir.join(name);
             std::fs::create_dir_all(&place).unwrap();
@@ -103,7 +106,7 @@ impl Containerd {
 }
 
 /// Connects as soon as it answers.
-async fn connect(socket: &PathBuf, stop: &CancellationToken) -> Remote {
+async fn connect(socket: &Path, stop: &CancellationToken) -> Remote {
     let ready = async {
         loop {
             if let Ok(remote) = Remote::connect(socket.to_str().unwrap(), stop.clone()).await

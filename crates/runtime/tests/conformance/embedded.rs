@@ -65,7 +65,7 @@ async fn layers_hide_link_and_stay_inside(world: &mut World) {
     let name = "docker.io/library/layers:test";
     let image = Image::busybox(name).layer(lower).layer(upper);
     import(world, &image.oci_archive(world.dir.path()));
-    let script = "ls /data /opaque; stat -c %h /data/same; cat /escaped /dots";
+    let script = "ls /data /opaque; stat -c %h /data/same; cat /escaped /dots; echo";
     let (_, log) =
         world.run_with("layers", script, |config| config.image.as_mut().unwrap().image = name.into()).await;
     let text: Vec<&str> = log.lines().map(|line| line.strip_prefix("stdout F ").unwrap_or(line)).collect();
