@@ -105,7 +105,8 @@ impl Story {
         expect.assert_eq(&format!("{} {}{}", status.code, status.message, fields.concat()));
     }
 
-    /// What stands in the object beside its metadata, then who holds what.
+    /// What stands in the object beside its metadata, then who holds what, since when: nothing where an
+    /// apply found all as it wanted it.
     fn check(&self, expect: Expect) {
         let object = self.object.as_ref().unwrap();
         let mut shown = bare(object).as_object().unwrap().clone();
@@ -152,8 +153,8 @@ fn what_another_holds_stays() {
     story.apply("a", json!({"data": {"y": "1"}}));
     story.check(expect![[r#"
         {"data":{"x":"1","y":"1"}}
-        03 a Apply - {"f:data":{"f:y":{}}}
-        02 b Apply - {"f:data":{"f:x":{}}}"#]]);
+         b Apply - {"f:data":{"f:x":{}}}
+        01 a Apply - {"f:data":{"f:y":{}}}"#]]);
 }
 
 #[test]
@@ -193,13 +194,14 @@ fn items_of_lists_are_held_by_their_keys() {
     story.apply("a", json!({"spec": {"ports": [port("p", 80)]}}));
     story.apply("b", json!({"spec": {"ports": [port("q", 81)]}}));
     story.check(expect![[r#"
-        {"spec":{"ports":[{"name":"p","port":80,"protocol":"TCP"},{"name":"q","port":81,"protocol":"TCP"}]}}
+        {"spec":{"ports":[{"name":"p","port":80,"protocol":"TCP"},{"name":"q","port":81,"protocol":"TCP"}]},"status":{"loadBalancer":{}}}
         01 a Apply - {"f:spec":{"f:ports":{"k:{\"port\":80,\"protocol\":\"TCP\"}":{".":{},"f:name":{},"f:port":{},"f:protocol":{}}}}}
         02 b Apply - {"f:spec":{"f:ports":{"k:{\"port\":81,\"protocol\":\"TCP\"}":{".":{},"f:name":{},"f:port":{},"f:protocol":{}}}}}"#]]);
     story.apply("a", json!({"spec": {}}));
     story.check(expect![[r#"
-        {"spec":{"ports":[{"name":"q","port":81,"protocol":"TCP"}]}}
-        02 b Apply - {"f:spec":{"f:ports":{"k:{\"port\":81,\"protocol\":\"TCP\"}":{".":{},"f:name":{},"f:port":{},"f:protocol":{}}}}}"#]]);
+        {"spec":{"ports":[{"name":"q","port":81,"protocol":"TCP"}]},"status":{"loadBalancer":{}}}
+        02 b Apply - {"f:spec":{"f:ports":{"k:{\"port\":81,\"protocol\":\"TCP\"}":{".":{},"f:name":{},"f:port":{},"f:protocol":{}}}}}
+        03 a Apply - {"f:spec":{}}"#]]);
 }
 
 #[test]
@@ -243,7 +245,7 @@ fn a_subresource_has_entries_of_its_own() {
     story.check(expect![[r#"
         {"spec":{"type":"ClusterIP"},"status":{"loadBalancer":{"ingress":[{"ip":"1.2.3.4"}]}}}
         01 a Update - {"f:spec":{"f:type":{}}}
-        02 a Update status {"f:status":{"f:loadBalancer":{"f:ingress":{}}}}"#]]);
+        02 a Update status {"f:status":{".":{},"f:loadBalancer":{".":{},"f:ingress":{}}}}"#]]);
 }
 
 #[test]
@@ -274,7 +276,7 @@ fn the_first_apply_keeps_what_was_there() {
     story.apply("b", json!({"data": {"x": "1"}}));
     story.check(expect![[r#"
         {"data":{"x":"1","y":"1"}}
-        04 b Apply - {"f:data":{"f:x":{}}}
+         b Apply - {"f:data":{"f:x":{}}}
         04 before-first-apply Update - {"f:data":{".":{},"f:x":{},"f:y":{}}}"#]]);
 }
 
