@@ -101,17 +101,24 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// A sum is written as its first amount is, unless that is nothing: upstream's rule.
+    fn shared_format(self, other: Quantity) -> Format {
+        if self.is_zero() { other.format } else { self.format }
+    }
+}
+
 impl std::ops::Add for Quantity {
     type Output = Quantity;
     fn add(self, other: Quantity) -> Quantity {
-        Quantity { nano: self.nano.saturating_add(other.nano), format: self.format }
+        Quantity { nano: self.nano.saturating_add(other.nano), format: self.shared_format(other) }
     }
 }
 
 impl std::ops::Sub for Quantity {
     type Output = Quantity;
     fn sub(self, other: Quantity) -> Quantity {
-        Quantity { nano: self.nano.saturating_sub(other.nano), format: self.format }
+        Quantity { nano: self.nano.saturating_sub(other.nano), format: self.shared_format(other) }
     }
 }
 
