@@ -97,12 +97,12 @@ fn a_new_template_makes_a_set_within_the_surge() {
         json!([old]),
         true,
         expect![[r#"
-        create 1 revision 2: Scaled up replica set NEW from 0 to 1
-        update old revision 1: Scaled down replica set old from 4 to 3
-        revision Some("2") again Some(601)
-        Progressing True NewReplicaSetCreated
-        Available True MinimumReplicasAvailable
-    "#]],
+            create 1 revision 2: Scaled up replica set NEW from 0 to 1
+            update old revision 1: Scaled down replica set old from 4 to 3
+            revision Some("2") again Some(601)
+            Available True MinimumReplicasAvailable
+            Progressing True ReplicaSetUpdated
+        "#]],
     );
 }
 
@@ -114,11 +114,11 @@ fn the_old_shrinks_as_the_new_becomes_available() {
         sets,
         true,
         expect![[r#"
-        update old revision 1: Scaled down replica set old from 3 to 2
-        revision Some("2") again Some(601)
-        Progressing True ReplicaSetUpdated
-        Available True MinimumReplicasAvailable
-    "#]],
+            update old revision 1: Scaled down replica set old from 3 to 2
+            revision Some("2") again Some(601)
+            Available True MinimumReplicasAvailable
+            Progressing True ReplicaSetUpdated
+        "#]],
     );
 }
 
@@ -134,11 +134,11 @@ fn a_finished_rollout_keeps_no_more_history_than_asked_for() {
         sets,
         false,
         expect![[r#"
-        delete older
-        revision Some("3") again None
-        Progressing True NewReplicaSetAvailable
-        Available True MinimumReplicasAvailable
-    "#]],
+            delete older
+            revision Some("3") again None
+            Available True MinimumReplicasAvailable
+            Progressing True NewReplicaSetAvailable
+        "#]],
     );
 }
 
@@ -150,11 +150,11 @@ fn going_back_renumbers_the_old_set() {
         sets,
         true,
         expect![[r#"
-        update first revision 3: Scaled up replica set first from 0 to 1
-        revision Some("3") again Some(601)
-        Progressing True FoundNewReplicaSet
-        Available True MinimumReplicasAvailable
-    "#]],
+            update first revision 3: Scaled up replica set first from 0 to 1
+            revision Some("3") again Some(601)
+            Available True MinimumReplicasAvailable
+            Progressing True ReplicaSetUpdated
+        "#]],
     );
 }
 
