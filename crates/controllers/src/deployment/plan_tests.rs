@@ -184,10 +184,11 @@ fn recreate_waits_for_the_old_pods() {
         json!([old]),
         true,
         expect![[r#"
-        update old revision 1: Scaled down replica set old from 2 to 0
-        revision None again None
-        Available True MinimumReplicasAvailable
-    "#]],
+            update old revision 1: Scaled down replica set old from 2 to 0
+            revision None again Some(601)
+            Available True MinimumReplicasAvailable
+            Progressing True ReplicaSetUpdated
+        "#]],
     );
     let old = set("old", "a", 1, [0, 0, 0], 2, 2);
     check(
