@@ -49,8 +49,7 @@ fn nginx_serves_its_default_page() {
     let green = images::nginx_green().unwrap();
     // The page, and the request's line in the log, which goes to the container's output.
     // The line is written after the answer: it is there once nginx has ended.
-    let script =
-        "true; nginx -g 'daemon off;' & until wget -q -O - http://127.0.0.1/; do :; done; kill -QUIT $!; wait $!";
+    let script = "true; nginx -g 'daemon off;' & until wget -q -O - http://127.0.0.1/; do :; done; kill -QUIT $!; wait $!";
     let printed = run(&green, script);
     assert!(
         printed.contains("<h1>Green nginx</h1>\n") && printed.contains("\"GET / HTTP/1.1\" 200"),
