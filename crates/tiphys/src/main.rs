@@ -3,7 +3,8 @@
 //!
 //! This crate only puts the rooms together: [`control_plane`] is store, engine and API server,
 //! [`server`] the whole of one machine, [`up`] and [`down`] a cluster on this host as a user means
-//! it. To find a command: its flags and its `run` stand in the module of its name.
+//! it. To find a command: its flags and its `run` stand in the module of its name; those of the controllers, the
+//! scheduler and the proxy alone are in [`components`], the nodes beyond the first in [`nodes`] and [`agent`].
 
 mod agent;
 mod apiserver;
