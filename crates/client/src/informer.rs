@@ -2,13 +2,9 @@
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
-use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -16,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{self, Cache, Index};
+use crate::reflect::{Sink, Source, Taken, reflect};
 use crate::{ObjectKey, WorkQueue};
 
 /// What happened to an object, as the cache saw it. After a gap in the watch the difference between
@@ -319,113 +316,52 @@ impl<K> Changes<K> {
     }
 }
 
-/// Follows the objects of `api` until `cancel`, whatever happens to the connection.
-///
-/// A streaming list is asked for first; a server that refuses it gets paged lists. Errors back off
-/// from 800 ms to 30 s with jitter, as client-go's reflector.
-pub async fn follow<K>(informer: Informer<K>, api: Api<K>, selection: Selection, cancel: CancellationToken)
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let mut streaming = true;
-    let mut backoff = Backoff::default();
-    while !cancel.is_cancelled() {
-        let mut config = watcher::Config { label_selector: selection.labels.clone(), ..Default::default() };
-        config.field_selector = selection.fields.clone();
-        if streaming {
-            config = config.streaming_lists();
-        }
-        let mut stream = watcher(api.clone(), config).boxed();
-        let mut listed = HashSet::new();
-        loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
-                () = cancel.cancelled() => return,
-            };
-            match event {
-                Some(Ok(event)) => {
-                    backoff.reset();
-                    take_up(&informer, event, &mut listed);
-                }
-                Some(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
-                    if streaming && !informer.has_synced() && matches!(status.code, 400 | 422) =>
-                {
-                    streaming = false;
-                    break;
-                }
-                Some(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
-                    if status.code == 410 =>
-                {
-                    // The revision to go on from is compacted: a new stream lists again.
-                    break;
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(url = api.resource_url(), %error, "watch failed, trying again");
-                    tokio::select! {
-                        () = tokio::time::sleep(backoff.next()) => {}
-                        () = cancel.cancelled() => return,
-                    }
-                }
-                None => break,
-            }
-        }
-    }
-}
+/// The way from the text of an object into an informer's cache.
+pub(crate) struct Decoding<K>(pub Informer<K>);
 
-fn take_up<K>(informer: &Informer<K>, event: watcher::Event<K>, listed: &mut HashSet<ObjectKey>)
-where
-    K: Resource + Send + Sync + 'static,
-{
-    // Who owns which field is of no use to those who only read, and often half of an object.
-    let lean = |mut object: K| {
+impl<K: Resource + DeserializeOwned + Send + Sync + 'static> Decoding<K> {
+    fn decode(&self, object: &str) -> serde_json::Result<(K, Taken)> {
+        let mut object: K = serde_json::from_str(object)?;
+        // Who owns which field is of no use to those who only read, and often half of an object.
         object.meta_mut().managed_fields = None;
-        object
-    };
-    match event {
-        watcher::Event::Init => listed.clear(),
-        watcher::Event::InitApply(object) => {
-            listed.insert(ObjectKey::of(&object));
-            informer.apply(lean(object));
-        }
-        watcher::Event::InitDone => {
-            informer.retain(listed);
-            *listed = HashSet::new();
-            informer.set_synced();
-        }
-        watcher::Event::Apply(object) => informer.apply(lean(object)),
-        watcher::Event::Delete(object) => {
-            informer.remove_last(lean(object));
-        }
+        let version = object.meta().resource_version.clone().unwrap_or_default();
+        let taken = Taken { key: ObjectKey::of(&object), version };
+        Ok((object, taken))
     }
 }
 
-/// Delays between attempts: 800 ms doubling to 30 s, each lengthened by up to itself, as client-go's
-/// reflector waits. Before the first success the delays begin shorter: who asks for an object as soon as
-/// he hears of it may be ahead of those who let him.
-struct Backoff {
-    delay: Duration,
-}
+impl<K: Resource + DeserializeOwned + Send + Sync + 'static> Sink for Decoding<K> {
+    fn apply(&self, object: &str) -> serde_json::Result<Taken> {
+        let (object, taken) = self.decode(object)?;
+        self.0.apply(object);
+        Ok(taken)
+    }
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { delay: Self::EAGER }
+    fn remove(&self, object: &str) -> serde_json::Result<Taken> {
+        let (object, taken) = self.decode(object)?;
+        self.0.remove_last(object);
+        Ok(taken)
+    }
+
+    fn listed(&self, keys: &HashSet<ObjectKey>) {
+        self.0.retain(keys);
+        self.0.set_synced();
     }
 }
 
-impl Backoff {
-    const EAGER: Duration = Duration::from_millis(5);
-    const FIRST: Duration = Duration::from_millis(800);
-    const LONGEST: Duration = Duration::from_secs(30);
-
-    fn reset(&mut self) {
-        self.delay = Self::FIRST;
-    }
-
-    fn next(&mut self) -> Duration {
-        let delay = self.delay;
-        self.delay = (delay * 2).min(Self::LONGEST);
-        delay.mul_f64(1.0 + rand::random::<f64>())
-    }
+/// Keeps `informer` in step with the collection at `path` (such as `/api/v1/pods`) until `cancel`,
+/// whatever happens to the connection. [`Informers`] does this for those who share a watch.
+pub async fn follow<K>(
+    informer: Informer<K>,
+    client: Client,
+    path: String,
+    selection: Selection,
+    cancel: CancellationToken,
+) where
+    K: Resource + DeserializeOwned + Send + Sync + 'static,
+{
+    let sink: Box<dyn Sink> = Box::new(Decoding(informer));
+    reflect(&*sink, Source { client, path, selection }, cancel).await;
 }
 
 /// Makes informers, each once per process, and owns their watches.
@@ -451,39 +387,15 @@ impl Informers {
     /// The informer on all objects of a kind.
     pub fn of<K>(&self) -> Informer<K>
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
     {
-        self.select(Selection::default(), |client, _| Api::all(client))
+        self.select(Selection::default())
     }
 
-    /// The informer on the objects of a kind that a label or field selector finds.
-    pub fn of_selected<K>(&self, selection: Selection) -> Informer<K>
+    /// The informer on the objects of a kind that a namespace, a label and a field selector find.
+    pub fn select<K>(&self, selection: Selection) -> Informer<K>
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        self.select(selection, |client, _| Api::all(client))
-    }
-
-    /// As [`Self::of_selected`], within the selection's namespace if it names one.
-    pub fn of_namespace<K>(&self, selection: Selection) -> Informer<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        self.select(selection, |client, selection| match &selection.namespace {
-            Some(namespace) => Api::namespaced(client, namespace),
-            None => Api::all(client),
-        })
-    }
-
-    fn select<K>(&self, selection: Selection, api: impl FnOnce(Client, &Selection) -> Api<K>) -> Informer<K>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
     {
         let mut made = self.inner.made.lock();
         let entry = (TypeId::of::<K>(), selection.clone());
@@ -491,9 +403,9 @@ impl Informers {
             return informer.clone();
         }
         let informer = Informer::<K>::default();
-        let api = api(self.inner.client.clone(), &selection);
-        let cancel = self.inner.cancel.child_token();
-        self.inner.tasks.spawn(follow(informer.clone(), api, selection, cancel));
+        let path = K::url_path(&(), selection.namespace.as_deref());
+        let (client, cancel) = (self.inner.client.clone(), self.inner.cancel.child_token());
+        self.inner.tasks.spawn(follow(informer.clone(), client, path, selection, cancel));
         made.insert(entry, Box::new(informer.clone()));
         informer
     }

@@ -24,6 +24,7 @@ pub mod informer;
 pub mod key;
 pub mod placement;
 pub mod queue;
+mod reflect;
 pub mod remote;
 pub mod write;
 pub mod written;

@@ -29,7 +29,7 @@ pub async fn run(context: Context) {
     let queue = WorkQueue::default();
     let namespaces = context.informers.of::<Namespace>();
     let selection = Selection { fields: Some(format!("metadata.name={NAME}")), ..Selection::default() };
-    let maps = context.informers.of_selected::<ConfigMap>(selection);
+    let maps = context.informers.select::<ConfigMap>(selection);
     namespaces.enqueue(&queue, |change| change.object().metadata.name.clone());
     maps.enqueue(&queue, |change| change.object().metadata.namespace.clone());
     maps.synced().await;

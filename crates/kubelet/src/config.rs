@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Quantity;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use crate::server::Authorizer;
 
 /// Servers, searches and options of a pod, by its `dnsPolicy` and `dnsConfig`.
 pub type PodDns = Arc<dyn Fn(&Pod) -> Result<cri::v1::DnsConfig, String> + Send + Sync>;
+
+/// Waits until an address of the node's pods is no longer sent new connections by Services.
+pub type Drained = Arc<dyn Fn(IpAddr) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The kubelet's settings, each named after the upstream flag or configuration field it stands for.
 #[derive(Clone)]
@@ -38,6 +42,9 @@ pub struct Config {
     /// How a pod's `resolv.conf` is decided (`--cluster-dns`, `--resolv-conf`). Without, pods have the
     /// runtime's own, usually the host's.
     pub pod_dns: Option<PodDns>,
+    /// What a pod that is deleted waits for, a second at most, before its containers are told to end: so
+    /// that no Service on this node sends to processes that no longer listen. Without, they are told at once.
+    pub drained: Option<Drained>,
     /// The cgroup below which pods' cgroups are made (`--cgroup-root`).
     pub cgroup_root: String,
     /// Most pods this node takes (`--max-pods`).
@@ -94,6 +101,7 @@ impl Config {
             pod_manifest_path: None,
             cluster_domain: "cluster.local".into(),
             pod_dns: None,
+            drained: None,
             cgroup_root: "/".into(),
             max_pods: 110,
             reserved: BTreeMap::new(),

@@ -28,8 +28,10 @@ mod proxy;
 mod run;
 pub mod service;
 pub mod table;
+mod targets;
 
 pub use network::{Event, Protocol};
 pub use proxy::{Health, Proxy};
 pub use run::{Error, Kernel, run};
 pub use service::{Config, ServiceKey};
+pub use targets::Targets;

@@ -1,6 +1,7 @@
 //! Which frontends changed: objects in, batches out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -11,6 +12,7 @@ use network::{Event, NetlinkError};
 
 use crate::service::{Config, Frontend, HealthCheck, Policy, ServiceKey, compile};
 use crate::table::{Plan, Table};
+use crate::targets::Retarget;
 
 /// Health check ports with what they should answer, by Service.
 pub type Health = BTreeMap<ServiceKey, HealthCheck>;
@@ -23,6 +25,8 @@ struct Known {
     service: Option<Arc<Service>>,
     slices: BTreeMap<String, Arc<EndpointSlice>>,
     frontends: Vec<Frontend>,
+    /// Addresses of endpoints that are ready and stay.
+    ready: BTreeSet<IpAddr>,
 }
 
 /// Everything the proxy knows. Events are taken in at once; [`Proxy::plan`] turns what changed since the
@@ -36,6 +40,7 @@ pub struct Proxy {
     claims: HashMap<Frontend, BTreeMap<ServiceKey, Arc<Policy>>>,
     tables: Vec<Table>,
     health: Health,
+    retargeted: Vec<Retarget>,
     synced: (bool, bool),
     /// What the kernel held before is compared with what should be there.
     swept: bool,
@@ -56,6 +61,7 @@ impl Proxy {
             claims: HashMap::new(),
             tables,
             health: Health::new(),
+            retargeted: Vec::new(),
             synced: (false, false),
             swept: false,
         })
@@ -125,6 +131,11 @@ impl Proxy {
         &self.health
     }
 
+    /// Who began and ceased to be sent to by the plans so far, since this was last asked for.
+    pub(crate) fn retargeted(&mut self) -> Vec<Retarget> {
+        std::mem::take(&mut self.retargeted)
+    }
+
     /// The batches for what changed since the last plan; nothing before both kinds are synced.
     pub fn plan(&mut self) -> Vec<Plan> {
         if !self.is_synced() {
@@ -171,6 +182,13 @@ impl Proxy {
             known.frontends.push(frontend);
             self.claims.entry(frontend).or_default().insert(key.clone(), policy);
         }
+        let ready = match known.frontends.is_empty() {
+            true => BTreeSet::new(),
+            false => known.slices.values().flat_map(|slice| staying(slice)).collect(),
+        };
+        self.retargeted.extend(known.ready.difference(&ready).map(|addr| Retarget::Ceased(*addr)));
+        self.retargeted.extend(ready.difference(&known.ready).map(|addr| Retarget::Begun(*addr)));
+        known.ready = ready;
         match compiled.health {
             Some(health) => self.health.insert(key.clone(), health),
             None => self.health.remove(key),
@@ -179,6 +197,16 @@ impl Proxy {
             self.known.remove(key);
         }
     }
+}
+
+/// The addresses of a slice that are ready and not about to go.
+fn staying(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    let endpoints = slice.endpoints.iter().flatten().filter(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.and_then(|c| c.ready) != Some(false)
+            && conditions.and_then(|c| c.terminating) != Some(true)
+    });
+    endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|addr| addr.parse().ok())
 }
 
 fn key(metadata: &ObjectMeta, name: Option<&str>) -> ServiceKey {

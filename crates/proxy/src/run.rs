@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::{At, Config};
 use crate::table::Stale;
-use crate::{Health, Proxy};
+use crate::{Health, Proxy, Targets};
 
 /// How long a refused batch waits before all is read back and planned anew; doubles up to the most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -106,13 +107,14 @@ impl Kernel {
 }
 
 /// Follows both watches and keeps the kernel's tables as they say, until cancelled. `health` is told what
-/// to answer on health check ports. The rules stay when this ends.
+/// to answer on health check ports, `targets` who is sent to. The rules stay when this ends.
 pub async fn run(
     config: Config,
     kernel: Kernel,
     services: impl Stream<Item = Event<Service>>,
     slices: impl Stream<Item = Event<EndpointSlice>>,
     health: watch::Sender<Health>,
+    targets: Arc<Targets>,
     cancelled: CancellationToken,
 ) -> Result<(), Error> {
     let (mut services, mut slices) = (pin!(services), pin!(slices));
@@ -148,6 +150,9 @@ pub async fn run(
         .await?;
         (kernel, proxy) = (back, same);
         failed = result.is_err();
+        if !failed {
+            targets.update(proxy.retargeted());
+        }
         retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
         if let Err(error) = result {
             tracing::error!(%error, "the kernel refused an update; everything is planned anew");

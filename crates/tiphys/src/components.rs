@@ -2,6 +2,7 @@
 //! names of flags, on an API that their kubeconfig leads to.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{ArgAction, Args};
@@ -142,7 +143,7 @@ pub async fn proxy(flags: ProxyFlags) -> anyhow::Result<()> {
     let id = flags.id.unwrap_or_else(|| node_name.clone());
     let config = node::proxy_config(&id, &node_name, flags.cluster_cidr, flags.service_cluster_ip_range);
     let tasks = TaskTracker::new();
-    node::start_proxy(config, &informers, &tasks, &stop);
+    node::start_proxy(config, &informers, Arc::default(), &tasks, &stop);
     stop.cancelled().await;
     tasks.close();
     tasks.wait().await;

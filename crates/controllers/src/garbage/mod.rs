@@ -58,9 +58,9 @@ pub async fn run(context: Context) {
             drop(graph);
             look.into_iter().for_each(|uid| queue.add(uid));
         });
-        let api: Api<Meta> = Api::all_with(context.client.clone(), &resource.api);
-        let cancel = context.cancel.clone();
-        tasks.spawn(client::informer::follow(informer.clone(), api, Selection::default(), cancel));
+        let (client, cancel) = (context.client.clone(), context.cancel.clone());
+        let path = <DynamicObject as kube::Resource>::url_path(&resource.api, None);
+        tasks.spawn(client::informer::follow(informer.clone(), client, path, Selection::default(), cancel));
         informers.push(informer);
     }
     for informer in &informers {

@@ -52,7 +52,7 @@ pub async fn run(context: Context) {
     let nodes = context.informers.of::<Node>();
     let pods = context.informers.of::<Pod>();
     let in_node_leases = Selection { namespace: Some("kube-node-lease".into()), ..Selection::default() };
-    let leases = context.informers.of_namespace::<Lease>(in_node_leases);
+    let leases = context.informers.select::<Lease>(in_node_leases);
     pods.add_index(pods::by_node());
     let heard: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
     let (marks, recorder) = (heard.clone(), context.recorder.clone());

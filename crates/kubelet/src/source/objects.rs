@@ -1,14 +1,13 @@
 //! ConfigMaps and Secrets that pods of this node refer to: each watched alone, as long as a pod needs it.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use client::{Informer, Selection, informer};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -56,13 +55,7 @@ where
 
 impl<K> Cache<K>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
 {
     pub fn new(client: Client, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { client, tasks, stop, entries: Mutex::default() }
@@ -83,8 +76,8 @@ where
         informer.on_change(move |_| wake_all(&changed));
         let stop = self.stop.child_token();
         let selection = Selection { fields: Some(format!("metadata.name={name}")), ..Selection::default() };
-        let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        self.tasks.spawn(informer::follow(informer.clone(), api, selection, stop.clone()));
+        let (client, path) = (self.client.clone(), K::url_path(&(), Some(namespace)));
+        self.tasks.spawn(informer::follow(informer.clone(), client, path, selection, stop.clone()));
         let (synced, listed, stopped) = (informer.clone(), waking.clone(), stop.clone());
         self.tasks.spawn(async move {
             // Those that wait hear of it too where there is no such object.

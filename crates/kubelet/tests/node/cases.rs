@@ -11,7 +11,12 @@ const TERM: &str = "trap 'exit 0' TERM; echo up; while :; do sleep 1000 & wait; 
 pub async fn runs_and_goes(world: &mut World) {
     world.api.until("/api/v1/nodes/n1", "ready", |node| condition(node, "Ready") == "True").await;
     let began = Instant::now();
-    let path = world.pod("web", TERM, |_| {});
+    // A first process without a handler does not hear TERM: Ready only once it has one.
+    let heeds = TERM.replacen("echo up", "touch /tmp/up", 1);
+    let path = world.pod("web", &heeds, |pod| {
+        pod["spec"]["containers"][0]["lifecycle"]["postStart"]["exec"]["command"] =
+            json!(["sh", "-c", "until [ -e /tmp/up ]; do :; done"]);
+    });
     let pod = world.api.until(&path, "ready", ready).await;
     let up = began.elapsed();
     assert_eq!(pod["status"]["phase"], "Running");

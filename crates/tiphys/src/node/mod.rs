@@ -102,13 +102,21 @@ pub async fn start(
     let service =
         runtime::Service::start(runtime_config(&config.paths, Some(hook), &config.plain_http_registries))
             .await?;
-    let kubelet = kubelet::config(&config, &clients.kubelet)?;
+    let mut kubelet = kubelet::config(&config, &clients.kubelet)?;
+    let targets = Arc::new(proxy::Targets::default());
+    if clients.proxy.is_some() {
+        let targets = targets.clone();
+        kubelet.drained = Some(Arc::new(move |addr| {
+            let targets = targets.clone();
+            Box::pin(async move { targets.without(addr).await })
+        }));
+    }
     let runtime: Arc<dyn cri::Runtime> = Arc::new(service.clone());
     spawn(tasks, "kubelet", stop, ::kubelet::run(kubelet, clients.kubelet.clone(), runtime, stop.clone()));
     let informers = clients.proxy.map(|client| Informers::new(client, stop.clone()));
     if let Some(informers) = &informers {
         let proxy = proxy_config(&config.id, &config.node_name, config.cluster_cidr, config.service_cidr);
-        start_proxy(proxy, informers, tasks, stop);
+        start_proxy(proxy, informers, targets, tasks, stop);
     }
     spawn(tasks, "network", stop, {
         let (client, tasks, stop) = (clients.kubelet.clone(), tasks.clone(), stop.clone());
@@ -133,10 +141,11 @@ pub async fn start(
     Ok(service)
 }
 
-/// Starts the service proxy, which ends with `stop`.
+/// Starts the service proxy, which tells `targets` who is sent to and ends with `stop`.
 pub fn start_proxy(
     config: proxy::Config,
     informers: &Informers,
+    targets: Arc<proxy::Targets>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
@@ -146,7 +155,7 @@ pub fn start_proxy(
     let token = stop.clone();
     spawn(tasks, "proxy", stop, async move {
         let kernel = proxy::Kernel::new()?;
-        proxy::run(config, kernel, services, slices, health, token).await?;
+        proxy::run(config, kernel, services, slices, health, targets, token).await?;
         anyhow::Ok(())
     });
 }
