@@ -79,7 +79,7 @@ fn mount_token(pod: &mut Object) {
         let name = v.get("name")?.as_str()?;
         name.starts_with("kube-api-access-").then(|| name.to_owned())
     });
-    let volume = standing.clone().unwrap_or_else(|| api_access_name());
+    let volume = standing.clone().unwrap_or_else(api_access_name);
     let mut used = false;
     for list in ["initContainers", "containers"] {
         let containers = pod.0.get_mut("spec").and_then(|s| s.get_mut(list)).and_then(Value::as_array_mut);

@@ -389,13 +389,8 @@ fn invalid_options(kind: &str, errors: &Errors) -> Status {
 
 fn unknown_field(resource: &Resource, field: &str) -> Status {
     if resource.fields.is_empty() {
-        let known = if resource.namespaced() {
-            "\"metadata.name\", \"metadata.namespace\""
-        } else {
-            "\"metadata.name\", \"metadata.namespace\""
-        };
         return Status::bad_request(format!(
-            "{} is not a known field selector: only {known}",
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             api::field::quote(field)
         ));
     }

@@ -1,7 +1,7 @@
 //! One watch per kind and process: a cache that follows it, and those who want to know.
 
 use std::any::{Any, TypeId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use kube::{Client, Resource};
@@ -255,9 +255,11 @@ fn same_version<K: Resource>(old: &K, new: &K) -> bool {
     old.uid == new.uid && old.resource_version.is_some() && old.resource_version == new.resource_version
 }
 
+/// What changed since the last pull: the keys in order of their first change, and the change.
+type Unpulled<K> = (VecDeque<ObjectKey>, HashMap<ObjectKey, Change<K>>);
+
 struct Pending<K> {
-    /// What changed since the last pull: the keys in order of their first change, and the change.
-    changes: Mutex<(std::collections::VecDeque<ObjectKey>, HashMap<ObjectKey, Change<K>>)>,
+    changes: Mutex<Unpulled<K>>,
     wake: tokio::sync::Notify,
 }
 

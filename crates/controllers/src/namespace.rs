@@ -118,7 +118,7 @@ async fn empty(client: &Client, namespace: &str) -> Outcome {
         .map(|(resource, _)| resource)
         .collect();
     // Events are kept in two groups and are the same objects; the ones of the core suffice.
-    resources.retain(|resource| !(resource.group == "events.k8s.io"));
+    resources.retain(|resource| resource.group != "events.k8s.io");
     let order = |resource: &ApiResource| (resource.plural == "events", resource.plural == "pods");
     resources.sort_by_key(|resource| order(resource));
     let pods_at = resources.iter().position(|r| r.plural == "pods").unwrap_or(resources.len());

@@ -155,8 +155,11 @@ impl Plan {
     }
 }
 
+/// The new and the old pod of a node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// The one new and the one old pod of a node; `None` where there are more.
-fn pair<'a>(view: &View<'_>, there: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn pair<'a>(view: &View<'_>, there: &[&'a Arc<Pod>]) -> Option<Pair<'a>> {
     let (mut new, mut old) = (None, None);
     for pod in there.iter().copied().filter(|pod| !pods::is_deleting(pod)) {
         let slot = if is_updated(view.set, pod, view.hash) { &mut new } else { &mut old };

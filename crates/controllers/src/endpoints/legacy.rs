@@ -82,9 +82,12 @@ fn is_ours(endpoints: &Endpoints) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
 }
 
+/// Name, number and protocol.
+type Port = (String, i32, String);
+
 fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Endpoints {
-    let mut by_ports: BTreeMap<Vec<(String, i32, String)>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> =
-        BTreeMap::new();
+    // The ready and the others.
+    let mut by_ports: BTreeMap<Vec<Port>, [Vec<EndpointAddress>; 2]> = BTreeMap::new();
     let mut total = 0;
     for pod in pods {
         let late = publishes_not_ready(service);
@@ -103,14 +106,14 @@ fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> En
             continue;
         }
         total += 1;
-        let slot = by_ports.entry(ports).or_default();
-        let list = if late || pods::is_ready(pod) { &mut slot.0 } else { &mut slot.1 };
+        let [ready, not_ready] = by_ports.entry(ports).or_default();
+        let list = if late || pods::is_ready(pod) { ready } else { not_ready };
         list.push(address(pod, ip, service));
     }
     let mut room = MOST;
     let subsets: Vec<EndpointSubset> = by_ports
         .into_iter()
-        .map(|(ports, (ready, not_ready))| EndpointSubset {
+        .map(|(ports, [ready, not_ready])| EndpointSubset {
             addresses: take(ready, &mut room),
             not_ready_addresses: take(not_ready, &mut room),
             ports: Some(ports.into_iter().map(port).collect::<Vec<_>>()).filter(|list| !list.is_empty()),

@@ -137,6 +137,9 @@ fn pace(ready: usize, not_ready: usize) -> Option<Duration> {
     Some(EVICTION_EVERY)
 }
 
+/// Nodes with the taints they are to have, and when to look again.
+type Evictions = (Vec<(Arc<Node>, Vec<Taint>)>, Option<Duration>);
+
 /// Which nodes get other `NoExecute` taints, and when to look again. `next` holds by zone when
 /// another node may be emptied.
 ///
@@ -145,7 +148,7 @@ pub(super) fn plan_evictions(
     nodes: &[Arc<Node>],
     next: &mut HashMap<String, Timestamp>,
     now: Timestamp,
-) -> (Vec<(Arc<Node>, Vec<Taint>)>, Option<Duration>) {
+) -> Evictions {
     let mut zones: HashMap<String, (usize, usize)> = HashMap::new();
     for node in nodes {
         let (ready_nodes, not_ready) = zones.entry(zone(node)).or_default();

@@ -253,8 +253,7 @@ fn read(node: &str, path: &Path) -> Result<Pod, String> {
 fn parse(node: &str, path: &Path, text: &str) -> Result<Pod, String> {
     // By way of JSON: a decoder from YAML of everything a pod may hold is a tenth of the program.
     let decoded = codec::decode_yaml(text.as_bytes()).map_err(|error| error.to_string())?;
-    let mut pod: Pod =
-        serde_json::from_str(&decoded.value.to_string()).map_err(|error| error.to_string())?;
+    let mut pod: Pod = serde_json::from_str(&decoded.value.to_string()).map_err(|error| error.to_string())?;
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() || pod.spec.is_none() {
         return Err("it has no name or no spec".into());
     }

@@ -48,7 +48,7 @@ impl Set {
 
     /// As `fieldsV1`.
     pub fn to_json(&self) -> Value {
-        let entry = |(key, node): (&Box<str>, &Node)| {
+        let entries = self.0.iter().map(|(key, node)| {
             let mut below = node.below.to_json();
             if node.member
                 && !node.below.is_empty()
@@ -57,8 +57,8 @@ impl Set {
                 map.insert(".".into(), Value::Object(Map::new()));
             }
             (key.to_string(), below)
-        };
-        Value::Object(self.0.iter().map(entry).collect())
+        });
+        Value::Object(entries.collect())
     }
 
     /// The set of these fields of the root, each as a whole.
