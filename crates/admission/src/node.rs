@@ -23,7 +23,7 @@ impl Plugin for NodeRestriction {
             && matches!(request.resource.plural.as_str(), "nodes" | "pods")
     }
 
-    fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<(), Status> {
+    fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<Vec<String>, Status> {
         let Some(node) = request.cx.user.name.strip_prefix(NODE_USER) else {
             return Err(refuse(
                 request,
@@ -33,7 +33,7 @@ impl Plugin for NodeRestriction {
         if request.resource.plural == "nodes" {
             let name = object.or(request.old).map_or(request.name, Object::name);
             if name == node {
-                return Ok(());
+                return Ok(Vec::new());
             }
             return Err(refuse(
                 request,
@@ -55,7 +55,7 @@ impl Plugin for NodeRestriction {
             return Err(refuse(request, &why));
         }
         if on == node {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let why =
             format!("node {} can only act on pods with spec.nodeName set to itself", api::field::quote(node));

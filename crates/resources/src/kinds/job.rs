@@ -136,6 +136,12 @@ impl registry::Strategy for Job {
     fn orphans_by_default(&self) -> bool {
         true
     }
+
+    fn orphan_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        )
+    }
 }
 
 fn generate_selector(job: &mut Object) {

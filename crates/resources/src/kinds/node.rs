@@ -155,7 +155,13 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(&self, _: &Engine, node: &Object, path: &str, query: &str) -> Result<Target, Status> {
-        address(node, super::pod::with_query(path, query))
+    async fn target(
+        &self,
+        _: &Engine,
+        node: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
+        address(node, super::pod::with_query(path, query)).map(Some)
     }
 }

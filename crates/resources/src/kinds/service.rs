@@ -180,7 +180,13 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(&self, _: &Engine, service: &Object, path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(
+        &self,
+        _: &Engine,
+        service: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
         let host = cluster_ips(service).into_iter().next();
         let host = host.ok_or_else(|| {
             Status::unavailable(format!(
@@ -189,12 +195,12 @@ impl Connect for Proxy {
             ))
         })?;
         let port = service.get(&["spec", "ports"]).and_then(|p| p.get(0)?.get("port")?.as_u64());
-        Ok(Target {
+        Ok(Some(Target {
             scheme: "http",
             host,
             port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
             path: super::pod::with_query(path, query),
             kubelet: false,
-        })
+        }))
     }
 }
