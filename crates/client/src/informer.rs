@@ -366,6 +366,34 @@ pub async fn follow<K>(
     reflect(&*sink, Source { client, path, selection }, cancel).await;
 }
 
+/// Watches the collection at `path` until `found` finds in it what is waited for.
+pub async fn until<K, T>(
+    client: Client,
+    path: String,
+    selection: Selection,
+    found: impl Fn(&Informer<K>) -> Option<T>,
+) -> T
+where
+    K: Resource + DeserializeOwned + Send + Sync + 'static,
+{
+    let informer = Informer::<K>::default();
+    let mut changes = informer.subscribe();
+    let look = async {
+        loop {
+            changes.next().await;
+            if let Some(found) = found(&informer) {
+                return found;
+            }
+        }
+    };
+    let watch = follow(informer.clone(), client, path, selection, CancellationToken::new());
+    tokio::select! {
+        found = look => found,
+        // A watch that nobody cancels has no end.
+        never = async { watch.await; std::future::pending().await } => never,
+    }
+}
+
 /// Makes informers, each once per process, and owns their watches.
 #[derive(Clone)]
 pub struct Informers {

@@ -15,6 +15,7 @@
 //!
 //! No kind's behaviour belongs here. Start at [`Informers::of`] and [`run`].
 
+pub mod account;
 pub mod cache;
 pub mod controller;
 pub mod election;
@@ -29,6 +30,7 @@ pub mod remote;
 pub mod write;
 pub mod written;
 
+pub use account::Accounts;
 pub use cache::Index;
 pub use controller::{Reconcile, Workers, run};
 pub use events::Recorder;

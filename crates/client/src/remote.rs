@@ -66,6 +66,15 @@ pub fn from_kubeconfig(path: &Path) -> Result<Client, Error> {
 
 /// A client from a context of a kubeconfig file; options that are not set are those of its current one.
 pub fn from_context(path: &Path, options: &KubeConfigOptions) -> Result<Client, Error> {
+    let (server, credentials, namespace) = read_context(path, options)?;
+    connect(&server, &credentials, &namespace)
+}
+
+/// What a context of a kubeconfig file says: the server, who we are to it, and the namespace.
+pub fn read_context(
+    path: &Path,
+    options: &KubeConfigOptions,
+) -> Result<(Server, Credentials, String), Error> {
     let config = Kubeconfig::read_from(path)
         .map_err(|source| Error::Kubeconfig { path: path.into(), source: Box::new(source) })?;
     let missing = |what, name: &str| Error::Missing { path: path.into(), what, name: name.to_owned() };
@@ -79,7 +88,7 @@ pub fn from_context(path: &Path, options: &KubeConfigOptions) -> Result<Client, 
     let user = config.auth_infos.iter().find(|u| u.name == user_name).and_then(|u| u.auth_info.as_ref());
     let user = user.ok_or_else(|| missing("user", &user_name))?;
     let namespace = context.namespace.unwrap_or_else(|| "default".into());
-    connect(&server_of(cluster)?, &credentials_of(user)?, &namespace)
+    Ok((server_of(cluster)?, credentials_of(user)?, namespace))
 }
 
 fn server_of(cluster: &Cluster) -> Result<Server, Error> {

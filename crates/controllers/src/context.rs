@@ -5,6 +5,7 @@ use std::sync::Arc;
 use client::{Informers, Recorder};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// What the one who runs the controllers decides.
 #[derive(Clone, Debug)]
@@ -59,6 +60,21 @@ pub struct Context {
     pub client: Client,
     pub recorder: Recorder,
     pub cancel: CancellationToken,
+}
+
+/// What the component of this name is given; its events are written on `tasks`.
+pub(crate) fn for_component(
+    config: &Arc<Config>,
+    informers: &Informers,
+    client: Client,
+    component: &'static str,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Context {
+    let source = client::events::Source { component: component.into(), host: String::new(), series: false };
+    let (recorder, events) = Recorder::new(client.clone(), source, cancel.clone());
+    tasks.spawn(events);
+    Context { config: config.clone(), informers: informers.clone(), client, recorder, cancel: cancel.clone() }
 }
 
 /// Why a key could not be brought in order; it is tried again.

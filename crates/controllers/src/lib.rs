@@ -11,6 +11,7 @@
 //! Start at [`run`], then [`replicas`] for the shape of a controller.
 
 pub mod amount;
+pub mod cluster_ip_repair;
 pub mod context;
 pub mod cron_job;
 pub mod daemon_set;
@@ -90,6 +91,11 @@ const ALL: &[(&str, &str, Run)] = &[
     }),
 ];
 
+/// The service accounts in kube-system that controllers act as.
+pub fn accounts() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(_, account, _)| *account)
+}
+
 type Run = fn(Context) -> BoxFuture<'static, ()>;
 
 /// The names of all controllers.
@@ -110,19 +116,8 @@ pub async fn run(
     let config = std::sync::Arc::new(config);
     let tasks = TaskTracker::new();
     for (_, account, run) in ALL.iter().copied().filter(|(name, _, _)| config.enabled(name)) {
-        let (recorder, events) = client::Recorder::new(
-            client_for(account),
-            client::events::Source { component: account.into(), host: String::new(), series: false },
-            cancel.clone(),
-        );
-        tasks.spawn(events);
-        let context = Context {
-            config: config.clone(),
-            informers: informers.clone(),
-            client: client_for(account),
-            recorder,
-            cancel: cancel.clone(),
-        };
+        let client = client_for(account);
+        let context = context::for_component(&config, &informers, client, account, &tasks, &cancel);
         tasks.spawn(run(context));
     }
     tasks.close();

@@ -17,6 +17,7 @@
 
 mod cluster;
 pub mod debian;
+pub mod host;
 mod https;
 mod image;
 pub mod images;

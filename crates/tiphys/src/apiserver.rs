@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -85,19 +85,40 @@ pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener
     }
 }
 
+/// How long an etcd that is starting too is waited for, as upstream does.
+const ETCD_STARTS: Duration = Duration::from_secs(20);
+
+/// Connects to an etcd, which may not listen yet.
+async fn connect(config: store::etcd::Config) -> Result<Arc<dyn Store>, store::Error> {
+    let begun = Instant::now();
+    let mut delay = Duration::from_millis(20);
+    loop {
+        match store::etcd::Engine::connect(config.clone()).await {
+            Err(store::Error::Unavailable(reason)) if begun.elapsed() < ETCD_STARTS => {
+                tracing::info!(reason, "etcd does not answer yet");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(1));
+            }
+            connected => return Ok(connected?),
+        }
+    }
+}
+
 /// Runs until it is told to stop.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = crate::cli::stop_on_signal()?;
     let tasks = TaskTracker::new();
     let store = match &flags.etcd_servers[..] {
         [] => open_store(flags.data_dir.as_deref()).await?,
-        servers => store::etcd::Engine::connect(store::etcd::Config {
-            ca: flags.etcd_cafile.clone(),
-            identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
-            ..store::etcd::Config::new(servers.to_vec())
-        })
-        .await
-        .context("--etcd-servers")?,
+        servers => {
+            let config = store::etcd::Config {
+                ca: flags.etcd_cafile.clone(),
+                identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
+                ..store::etcd::Config::new(servers.to_vec())
+            };
+            let connected = stop.run_until_cancelled(connect(config)).await;
+            connected.context("told to stop")?.context("--etcd-servers")?
+        }
     };
     let listener = bind(SocketAddr::new(flags.bind_address, flags.secure_port), "--secure-port").await?;
     let insecure = if flags.insecure_port == 0 {

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::control_plane::VERSION;
 use crate::{agent, apiserver, components, etcd, server, up};
 
 #[derive(Parser)]
@@ -39,16 +40,22 @@ enum Command {
     /// Print the version.
     Version,
     /// The API server alone.
+    #[command(version = VERSION, display_name = "Kubernetes")]
     KubeApiserver(Box<apiserver::Flags>),
     /// The controllers alone.
+    #[command(version = VERSION, display_name = "Kubernetes")]
     KubeControllerManager(Box<components::ControllerManagerFlags>),
     /// The scheduler alone.
+    #[command(version = VERSION, display_name = "Kubernetes")]
     KubeScheduler(Box<components::SchedulerFlags>),
     /// The kubelet with its runtime and pod network alone.
+    #[command(version = VERSION, display_name = "Kubernetes")]
     Kubelet(Box<agent::KubeletFlags>),
     /// The service proxy alone.
+    #[command(version = VERSION, display_name = "Kubernetes")]
     KubeProxy(Box<components::ProxyFlags>),
     /// The store alone, behind etcd's API.
+    #[command(display_name = "tiphys etcd")]
     Etcd(Box<etcd::Flags>),
 }
 
@@ -113,7 +120,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Image(flags) => runtime.block_on(up::image(flags)),
         Command::Server(flags) => runtime.block_on(server::run(*flags)),
         Command::Version => {
-            println!("tiphys {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), crate::control_plane::VERSION);
+            println!("tiphys {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), VERSION);
             Ok(())
         }
         Command::Agent(flags) => runtime.block_on(agent::run(*flags)),

@@ -15,9 +15,14 @@ use crate::{cli, node};
 
 #[derive(Args)]
 pub struct ControllerManagerFlags {
-    /// How the API is reached; every controller is who it says.
+    /// How the API is reached.
     #[arg(long)]
     kubeconfig: PathBuf,
+    /// Whether every controller acts as a service account of its own, as who RBAC has roles; otherwise all
+    /// are who the kubeconfig says.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true")]
+    use_service_account_credentials: bool,
     /// Authorities published in every namespace as kube-root-ca.crt.
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
@@ -73,7 +78,17 @@ pub struct ProxyFlags {
 /// Files are unreadable.
 pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result<()> {
     let stop = cli::stop_on_signal()?;
-    let client = client::remote::from_kubeconfig(&flags.kubeconfig)?;
+    let (server, credentials, _) =
+        client::remote::read_context(&flags.kubeconfig, &kube::config::KubeConfigOptions::default())?;
+    let client = client::remote::connect(&server, &credentials, "default")?;
+    for chosen in &flags.controllers {
+        let name = chosen.strip_prefix('-').unwrap_or(chosen);
+        anyhow::ensure!(
+            name == "*" || controllers::names().any(|known| known == name),
+            "--controllers: {name:?} is not in the list of known controllers: {}",
+            controllers::names().collect::<Vec<_>>().join(", ")
+        );
+    }
     let root_ca = match &flags.root_ca_file {
         None => String::new(),
         Some(path) => {
@@ -88,9 +103,18 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
         terminated_pod_threshold: flags.terminated_pod_gc_threshold,
         ..controllers::Config::default()
     };
-    let acting = client.clone();
+    let mut own = std::collections::HashMap::new();
+    if flags.use_service_account_credentials {
+        let accounts = client::Accounts::new(client.clone(), server, "kube-system");
+        for account in controllers::accounts() {
+            own.insert(account, accounts.client(account)?);
+        }
+    }
+    let shared = client.clone();
     let work = |stop: CancellationToken| {
-        controllers::run(config, Informers::new(acting.clone(), stop.clone()), move |_| acting.clone(), stop)
+        let informers = Informers::new(shared.clone(), stop.clone());
+        let acting = move |account| own.get(account).unwrap_or(&shared).clone();
+        controllers::run(config, informers, acting, stop)
     };
     lead("kube-controller-manager", flags.leader_elect, client, stop, work).await
 }

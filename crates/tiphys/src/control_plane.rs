@@ -100,7 +100,9 @@ impl ControlPlane {
         let plane = ControlPlane { server };
         plane.listen(&config, tasks, stop)?;
         let user = User::new("system:apiserver", ["system:masters"]);
-        bootstrap::run(&plane.client(&user, "kube-apiserver"), &config, &hooks).await?;
+        let client = plane.client(&user, "kube-apiserver");
+        bootstrap::run(&client, &config, &hooks).await?;
+        controllers::cluster_ip_repair::start(&client, config.service_cidr, tasks, stop);
         Ok(plane)
     }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
+use client::{Informer, ObjectKey, Selection};
 use k8s_openapi::api::core::v1::Node;
+use kube::Resource;
 use kube::api::Api;
 use lifecycle::kubeconfig;
 use nix::sys::signal::{Signal, kill};
@@ -55,6 +57,9 @@ pub struct ImageFlags {
     /// The cluster's name.
     #[arg(long, default_value = "default", global = true)]
     name: Name,
+    /// The --run-dir of one kubelet or agent, instead of a cluster's nodes.
+    #[arg(long, global = true, conflicts_with = "name")]
+    run_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: ImageCommand,
 }
@@ -143,13 +148,12 @@ async fn start_all(flags: &server::Flags, settings: &Settings, places: &[Place])
             launch(nodes::agent(name, settings, index, flags)?, place)?;
         }
     }
-    let api: Api<Node> = Api::all(client_of(name)?);
-    let ready = |node: Option<&Node>| node.is_some_and(is_ready);
-    let nodes = settings.nodes.iter();
-    futures::future::try_join_all(
-        nodes.map(|n| kube::runtime::wait::await_condition(api.clone(), &n.name, ready)),
-    )
-    .await?;
+    let all_ready = |nodes: &Informer<Node>| {
+        let ready = |name: &str| nodes.get(&ObjectKey::cluster(name)).is_some_and(|node| is_ready(&node));
+        settings.nodes.iter().all(|node| ready(&node.name)).then_some(())
+    };
+    let path = Node::url_path(&(), None);
+    client::informer::until(client_of(name)?, path, Selection::default(), all_ready).await;
     Ok(())
 }
 
@@ -314,7 +318,10 @@ async fn ask_all(runs: &[PathBuf], ask: &Ask) -> anyhow::Result<Answer> {
 }
 
 pub async fn image(flags: ImageFlags) -> anyhow::Result<()> {
-    let runs = node_runs(&flags.name)?;
+    let runs = match flags.run_dir {
+        Some(dir) => vec![dir],
+        None => node_runs(&flags.name)?,
+    };
     match flags.command {
         ImageCommand::Import { archives } => {
             for archive in archives {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
-use client::Informers;
+use client::{Informer, Informers, Selection};
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::Api;
+use kube::Resource;
 use network::{Attach, Event, HostPort, LocalService, NodeId, NodeNetwork, Peer, Protocol};
 use runtime::SandboxNetwork;
 use tokio::sync::watch;
@@ -125,11 +125,9 @@ fn peer(node: &Node) -> Option<(String, Peer)> {
 
 /// Waits for the node's `podCIDR`.
 async fn pod_cidr(client: &kube::Client, name: &str) -> anyhow::Result<IpNet> {
-    let api: Api<Node> = Api::all(client.clone());
-    let has =
-        |node: Option<&Node>| node.is_some_and(|n| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some()));
-    let node = kube::runtime::wait::await_condition(api, name, has).await?;
-    let text = node.and_then(|n| n.spec?.pod_cidr).context("the node has no podCIDR")?;
+    let own = Selection { fields: Some(format!("metadata.name={name}")), ..Selection::default() };
+    let given = |nodes: &Informer<Node>| nodes.list().first()?.spec.as_ref()?.pod_cidr.clone();
+    let text = client::informer::until(client.clone(), Node::url_path(&(), None), own, given).await;
     text.parse().with_context(|| format!("podCIDR {text}"))
 }
 
