@@ -50,8 +50,11 @@ impl Server {
             return Ok(nothing);
         };
         if let Some((scheme, port)) = port {
-            target.scheme = scheme;
-            target.port = port.unwrap_or(target.port);
+            // A kubelet's own port is spoken to as a kubelet, whatever scheme is asked for.
+            let port = port.unwrap_or(target.port);
+            if !(target.kubelet && port == target.port) {
+                target = Target { scheme, port, kubelet: false, ..target };
+            }
         }
         let upgrade = call.parts.extensions.remove::<OnUpgrade>();
         let request = outgoing(&call, &target, body)?;

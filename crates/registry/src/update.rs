@@ -172,9 +172,12 @@ impl Engine {
         resource.default(&mut new);
         prepare(resource, cx, part, &mut new, &old);
         let mut errors = field::Errors::default();
+        // Upstream's engine looks at the metadata by themselves and against the old, and so do its
+        // strategies, some of them by themselves too: a fault has as many causes.
+        if !matches!(part, Part::Trusted(_)) {
+            meta::validate_changed(resource, &new, &mut errors);
+        }
         meta::validate_update(resource, &new, &old, &mut errors);
-        // Upstream's engine and its strategies each look at the metadata, some strategies twice: such
-        // a fault has as many causes.
         if !matches!(part, Part::Trusted(_)) {
             meta::validate_update(resource, &new, &old, &mut errors);
             if matches!(part, Part::Main) && resource.strategy.updates_are_checked_whole() {
@@ -308,7 +311,9 @@ fn prepare(resource: &Resource, cx: &RequestContext, part: Part<'_>, new: &mut O
         Part::Hook(_, hook) => hook.prepare(new, old),
         Part::Trusted(_) => {}
     }
-    if resource.has_generation && !matches!(part, Part::Status) && spec_changed(new, old) {
+    // What the server does by itself (a pod's binding) is no change of what was asked for.
+    let counts = !matches!(part, Part::Status | Part::Trusted(_));
+    if resource.has_generation && counts && spec_changed(new, old) {
         new.set_meta("generation", old.generation() + 1);
     }
 }

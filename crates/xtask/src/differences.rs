@@ -8,6 +8,8 @@
 //! | `/path$` | whatever stands at a path into an answer |
 //! | `+ /path$` | a field may be there that was not |
 //! | `null /path$` | a field may be missing that was null |
+//! | `- /path$` | a field may be missing that was there |
+//! | `- /path$ = JSON` | a field may be missing that was there with this value |
 //! | `"old" "new"` | words in texts; `<any>` among the new ones is any text |
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ pub struct Differences {
     pub fields: BTreeMap<String, String>,
     more: Vec<Regex>,
     nulls: Vec<Regex>,
+    gone: Vec<(Regex, Option<Value>)>,
     words: Vec<(Regex, String)>,
 }
 
@@ -56,6 +59,14 @@ impl Differences {
             self.more.push(pattern(path)?);
         } else if let Some(path) = name.strip_prefix("null ") {
             self.nulls.push(pattern(path)?);
+        } else if let Some(path) = name.strip_prefix("- ") {
+            let (path, value) = match path.split_once(" = ") {
+                Some((path, json)) => {
+                    (path, Some(serde_json::from_str(json).with_context(|| format!("{PAGE}: {name}"))?))
+                }
+                None => (path, None),
+            };
+            self.gone.push((pattern(path)?, value));
         } else if let Some(words) = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
             let (old, new) = words.split_once("\" \"").with_context(|| format!("{PAGE}: {name}"))?;
             self.words.push((pattern(old)?, new.to_owned()));
@@ -72,11 +83,15 @@ impl Differences {
     pub fn allows(&self, difference: &Value) -> bool {
         let text = |field: &str| difference[field].as_str();
         let path = text("path").unwrap_or_default();
+        let expected = &difference["expected"];
         match text("op") {
             Some("extra") => self.more.iter().any(|pattern| pattern.is_match(path)),
-            Some("missing") => {
-                difference["expected"].is_null() && self.nulls.iter().any(|pattern| pattern.is_match(path))
-            }
+            // A part of an answer that was asked for and was not there.
+            Some("changed") if expected.is_null() => self.more.iter().any(|pattern| pattern.is_match(path)),
+            Some("missing") if expected.is_null() => self.nulls.iter().any(|pattern| pattern.is_match(path)),
+            Some("missing") => self.gone.iter().any(|(pattern, value)| {
+                pattern.is_match(path) && value.as_ref().is_none_or(|value| value == expected)
+            }),
             Some("changed") => match (text("expected"), text("actual")) {
                 (Some(expected), Some(actual)) => self.reworded(expected, actual),
                 _ => false,
@@ -120,11 +135,15 @@ mod tests {
 
     #[test]
     fn differences_of_version_are_told_from_faults() {
-        let page = "| `+ /generation$` | New. |\n| `null /creationTimestamp$` | Gone. |\n| `\"(\\d+) characters\" \"$1 bytes\"` | Words. |\n| `\"<go-value>\" \"<any>\"` | Words. |\n";
+        let page = "| `+ /generation$` | New. |\n| `null /creationTimestamp$` | Gone. |\n| `- /a$ = {\"x\":\"\"}` | Gone. |\n| `- /b$` | Gone. |\n| `\"(\\d+) characters\" \"$1 bytes\"` | Words. |\n| `\"<go-value>\" \"<any>\"` | Words. |\n";
         let found = Differences::read(page).unwrap();
         let check = |op: &str, path: &str, expected: Value, actual: Value| {
             found.allows(&json!({"op": op, "path": path, "expected": expected, "actual": actual}))
         };
+        assert!(check("changed", "/metadata/generation", Value::Null, json!(1)));
+        assert!(check("missing", "/a", json!({"x": ""}), Value::Null));
+        assert!(!check("missing", "/a", json!({"x": "y"}), Value::Null));
+        assert!(check("missing", "/b", json!(7), Value::Null));
         assert!(check("extra", "/metadata/generation", Value::Null, json!(1)));
         assert!(!check("changed", "/metadata/generation", json!(2), json!(1)));
         assert!(check("missing", "/creationTimestamp", Value::Null, Value::Null));

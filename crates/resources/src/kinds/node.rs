@@ -15,6 +15,10 @@ pub struct Strategy;
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if object.get(&["status", "allocatable"]).is_none()
             && let Some(capacity) = object.get(&["status", "capacity"]).cloned()

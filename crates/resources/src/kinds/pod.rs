@@ -8,11 +8,15 @@ use registry::{Engine, RequestContext};
 use serde_json::{Value, json};
 
 use super::{node, podannotations, podspec, podstatus, podupdate};
-use crate::at::At;
+use crate::at::{At, difference};
 
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(Value::Object(spec)) = object.0.get_mut("spec") {
             podspec::default(spec);
@@ -166,8 +170,8 @@ impl PartHook for EphemeralContainers {
                 }
                 Some(is) if is.value != was.value => {
                     let words = format!(
-                        "existing ephemeral containers {name} may not be changed\n-{}\n+{}",
-                        was.value, is.value
+                        "existing ephemeral containers {name} may not be changed\n{}",
+                        difference(was.value, is.value)
                     );
                     errors.forbidden(&path, words);
                 }

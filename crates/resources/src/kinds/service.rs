@@ -24,6 +24,10 @@ impl Strategy {
 
 #[async_trait]
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }

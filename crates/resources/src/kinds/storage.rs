@@ -18,6 +18,10 @@ fn keep(new: &Object, old: &Object, paths: &[&[&str]], errors: &mut Errors) {
 pub struct StorageClass;
 
 impl registry::Strategy for StorageClass {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let provisioner = At::of(object, "provisioner");
         if provisioner.text().is_empty() {

@@ -213,7 +213,13 @@ impl registry::Strategy for ReplicaSet {
         }
     }
 
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
         self.validate(new, errors);
         keep_selector(new, old, errors);
     }
@@ -243,6 +249,16 @@ impl registry::Strategy for ReplicationController {
         if object.labels().is_none_or(|l| l.is_empty()) {
             object.set_meta("labels", labels);
         }
+    }
+
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
+    fn validate_update(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
+        self.validate(new, errors);
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -339,7 +355,13 @@ impl registry::Strategy for DaemonSet {
         spec.non_negative("revisionHistoryLimit", errors);
     }
 
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
         self.validate(new, errors);
         keep_selector(new, old, errors);
     }
@@ -419,6 +441,10 @@ impl registry::Strategy for StatefulSet {
         }
         always_restarts(&spec, errors);
         no_deadline(&spec, "StatefulSet", errors);
+    }
+
+    fn updates_are_checked_whole(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
