@@ -149,8 +149,8 @@ impl Facts {
                     entry.insert(short.into(), value.as_str().into());
                 }
             }
-            if atomic_map {
-                entry.insert("l".into(), "atomic".into());
+            if let Some(map_type) = rest.first().filter(|t| *t != "-") {
+                entry.insert("l".into(), map_type.as_str().into());
             }
         }
         for row in rows("go.tsv") {

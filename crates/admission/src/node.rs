@@ -23,7 +23,7 @@ impl Plugin for NodeRestriction {
             && matches!(request.resource.plural.as_str(), "nodes" | "pods")
     }
 
-    fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<(), Status> {
+    fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<Vec<String>, Status> {
         let Some(node) = request.cx.user.name.strip_prefix(NODE_USER) else {
             return Err(refuse(
                 request,
@@ -33,7 +33,7 @@ impl Plugin for NodeRestriction {
         if request.resource.plural == "nodes" {
             let name = object.or(request.old).map_or(request.name, Object::name);
             if name == node {
-                return Ok(());
+                return Ok(Vec::new());
             }
             return Err(refuse(
                 request,
@@ -55,7 +55,7 @@ impl Plugin for NodeRestriction {
             return Err(refuse(request, &why));
         }
         if on == node {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let why =
             format!("node {} can only act on pods with spec.nodeName set to itself", api::field::quote(node));
@@ -63,7 +63,7 @@ impl Plugin for NodeRestriction {
     }
 }
 
-/// A new node takes no pods until it says that it is ready.
+/// A new node takes no pods until its lifecycle controller has seen it ready.
 pub(crate) struct TaintNodesByCondition;
 
 impl Plugin for TaintNodesByCondition {
@@ -76,20 +76,11 @@ impl Plugin for TaintNodesByCondition {
     }
 
     fn mutate(&self, _: &Verdict<'_>, node: &mut Object) -> Result<(), Status> {
-        let ready = node.get(&["status", "conditions"]).and_then(Value::as_array).is_some_and(|c| {
-            c.iter().any(|c| {
-                let text = |f: &str| c.get(f).and_then(Value::as_str);
-                text("type") == Some("Ready") && text("status") == Some("True")
-            })
-        });
         let spec = api::object::map_entry(&mut node.0, "spec");
         let Value::Array(list) = spec.entry("taints").or_insert_with(|| json!([])) else { return Ok(()) };
         let taint = "node.kubernetes.io/not-ready";
-        if !ready && !list.iter().any(|t| t.get("key").and_then(Value::as_str) == Some(taint)) {
+        if !list.iter().any(|t| t.get("key").and_then(Value::as_str) == Some(taint)) {
             list.push(json!({"key": taint, "effect": "NoSchedule"}));
-        }
-        if list.is_empty() {
-            spec.remove("taints");
         }
         Ok(())
     }

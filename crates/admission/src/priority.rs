@@ -4,7 +4,7 @@ use api::{Object, Status};
 use registry::{Operation, Verdict};
 use serde_json::Value;
 
-use crate::{Plugin, is, refuse};
+use crate::{Plugin, is, look_up, refuse, standing};
 
 /// Classes that every cluster has, should their objects be missing.
 const SYSTEM: &[(&str, i64)] =
@@ -18,10 +18,13 @@ impl Plugin for Priority {
     }
 
     fn watches(&self, request: &Verdict<'_>) -> bool {
-        is(request, "pods", &[Operation::Create])
+        is(request, "pods", &[Operation::Create]) || about_class(request)
     }
 
     fn mutate(&self, request: &Verdict<'_>, pod: &mut Object) -> Result<(), Status> {
+        if about_class(request) {
+            return Ok(());
+        }
         let asked = pod.get_str(&["spec", "priorityClassName"]).to_owned();
         let class =
             if asked.is_empty() { default_class(request)? } else { Some(named(request, pod, &asked)?) };
@@ -41,11 +44,36 @@ impl Plugin for Priority {
             pod.set(&["spec", "priorityClassName"], name);
         }
         pod.set(&["spec", "priority"], value);
-        if pod.get(&["spec", "preemptionPolicy"]).is_none() {
-            pod.set(&["spec", "preemptionPolicy"], preemption);
+        let given = pod.get_str(&["spec", "preemptionPolicy"]);
+        if !given.is_empty() && given != preemption {
+            let why = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {preemption} from the given PriorityClass name"
+            );
+            return Err(refuse(request, &why));
         }
+        pod.set(&["spec", "preemptionPolicy"], preemption);
         Ok(())
     }
+
+    /// Of all classes one at most is the default.
+    fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<Vec<String>, Status> {
+        let defaults = |class: &Object| class.0.get("globalDefault") == Some(&Value::Bool(true));
+        if !about_class(request) || !object.is_some_and(defaults) {
+            return Ok(Vec::new());
+        }
+        if let Some((name, _, _)) = default_class(request)?.filter(|(name, _, _)| name != request.name) {
+            let why =
+                format!("PriorityClass {name} is already marked as default. Only one default can exist");
+            return Err(refuse(request, &why));
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn about_class(request: &Verdict<'_>) -> bool {
+    request.resource.group == "scheduling.k8s.io"
+        && request.resource.plural == "priorityclasses"
+        && matches!(request.operation, Operation::Create | Operation::Update)
 }
 
 type Class = (String, i64, String);
@@ -58,10 +86,8 @@ fn read(class: &Object) -> Class {
 }
 
 fn named(request: &Verdict<'_>, pod: &Object, name: &str) -> Result<Class, Status> {
-    if let Some(found) =
-        request.engine.cache("scheduling.k8s.io", "priorityclasses").and_then(|c| c.get(name))
-    {
-        return Ok(read(&found.object()?));
+    if let Some(class) = look_up(request, "scheduling.k8s.io", "priorityclasses", name)? {
+        return Ok(read(&class));
     }
     if let Some((name, value)) = SYSTEM.iter().find(|(n, _)| *n == name) {
         return Ok(((*name).to_owned(), *value, "PreemptLowerPriority".into()));
@@ -72,13 +98,7 @@ fn named(request: &Verdict<'_>, pod: &Object, name: &str) -> Result<Class, Statu
 
 fn default_class(request: &Verdict<'_>) -> Result<Option<Class>, Status> {
     let mut best: Option<Class> = None;
-    let Some(cache) = request.engine.cache("scheduling.k8s.io", "priorityclasses") else { return Ok(None) };
-    let mut found = Vec::new();
-    cache.scan("", None, |item| {
-        found.push(item.clone());
-        true
-    });
-    for item in found {
+    for item in standing(request, "scheduling.k8s.io", "priorityclasses", "") {
         let class = item.object()?;
         if class.0.get("globalDefault").and_then(Value::as_bool) != Some(true) {
             continue;

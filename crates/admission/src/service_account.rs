@@ -4,7 +4,7 @@ use api::{Object, Status};
 use registry::{Operation, Verdict};
 use serde_json::{Value, json};
 
-use crate::{Plugin, is, refuse};
+use crate::{Plugin, is, items, refuse, text};
 
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// A little over an hour: the kubelet renews before.
@@ -38,9 +38,12 @@ impl Plugin for ServiceAccount {
                 "error looking up service account {key}: serviceaccount {} not found",
                 api::field::quote(&name)
             );
-            return Err(refuse(&Verdict { name: pod.name(), ..copy(request) }, &why));
+            return Err(refuse(request, &why));
         };
         let account = account.object()?;
+        if account.annotation("kubernetes.io/enforce-mountable-secrets") == Some("true") {
+            mountable(&account, pod).map_err(|why| refuse(request, &why))?;
+        }
         if pod.get(&["spec", "imagePullSecrets"]).is_none()
             && let Some(secrets) =
                 account.0.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
@@ -59,17 +62,44 @@ impl Plugin for ServiceAccount {
     }
 }
 
-fn copy<'a>(request: &Verdict<'a>) -> Verdict<'a> {
-    Verdict {
-        engine: request.engine,
-        cx: request.cx,
-        resource: request.resource,
-        subresource: request.subresource,
-        operation: request.operation,
-        namespace: request.namespace,
-        name: request.name,
-        old: request.old,
+/// A pod of such an account uses the secrets alone that the account names.
+fn mountable(account: &Object, pod: &Object) -> Result<(), String> {
+    let name = account.name();
+    let names = |list: &str| -> Vec<String> {
+        let all = account.0.get(list).and_then(Value::as_array);
+        all.into_iter().flatten().map(|s| text(s, "name").to_owned()).collect()
+    };
+    let (secrets, pull) = (names("secrets"), names("imagePullSecrets"));
+    let unknown = |secret: &str| !secrets.iter().any(|known| known == secret);
+    let spec = pod.0.get("spec").unwrap_or(&Value::Null);
+    for secret in items(spec, "volumes").filter_map(|v| v.get("secret")).map(|s| text(s, "secretName")) {
+        if unknown(secret) {
+            return Err(format!(
+                "volume with secret.secretName=\"{secret}\" is not allowed because service account {name} does not reference that secret"
+            ));
+        }
     }
+    for (list, word) in [("initContainers", "init container"), ("containers", "container")] {
+        for container in items(spec, list) {
+            let envs = items(container, "env")
+                .filter_map(|e| Some((text(e, "name"), e.get("valueFrom")?.get("secretKeyRef")?)));
+            for (env, reference) in envs.filter(|(_, reference)| unknown(text(reference, "name"))) {
+                return Err(format!(
+                    "{word} {} with envVar {env} referencing secret.secretName=\"{}\" is not allowed because service account {name} does not reference that secret",
+                    text(container, "name"),
+                    text(reference, "name")
+                ));
+            }
+        }
+    }
+    for (i, secret) in items(spec, "imagePullSecrets").map(|s| text(s, "name")).enumerate() {
+        if !pull.iter().any(|known| known == secret) {
+            return Err(format!(
+                "imagePullSecrets[{i}].name=\"{secret}\" is not allowed because service account {name} does not reference that imagePullSecret"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the token into every container that has nothing there yet.

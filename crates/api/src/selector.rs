@@ -253,7 +253,7 @@ impl Parser<'_> {
         Ok(number)
     }
 
-    /// `(a,b)`. An item that is left out is the empty one: `(,a)`, `(a,)`.
+    /// `(a,b)`. An item that is left out is the empty one: `(,a)`, `(a,)`, `()`.
     fn set(&mut self, key: &str) -> Result<Vec<String>, String> {
         let open = self.next();
         if open != Token::Open {
@@ -265,10 +265,7 @@ impl Parser<'_> {
             Token::Word(_) | Token::Comma => {}
             Token::Close => {
                 self.next();
-                return Err(
-                    "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"
-                        .into(),
-                );
+                return Ok(vec![String::new()]);
             }
             other => return Err(expected(&other, "',', ')' or identifier")),
         }

@@ -43,10 +43,18 @@ impl Server {
         let (name, port) = split_name(&info.name, connect);
         let item = self.engine.get(&endpoint.resource, &info.namespace, &name, None).await?;
         let object = item.object()?;
-        let mut target = connect.target(&self.engine, &object, &info.rest, call.raw_query()).await?;
+        let target = connect.target(&self.engine, &object, &info.rest, call.raw_query()).await?;
+        let Some(mut target) = target else {
+            let mut nothing = Response::new(Body::full(bytes::Bytes::new()));
+            *nothing.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(nothing);
+        };
         if let Some((scheme, port)) = port {
-            target.scheme = scheme;
-            target.port = port.unwrap_or(target.port);
+            // A kubelet's own port is spoken to as a kubelet, whatever scheme is asked for.
+            let port = port.unwrap_or(target.port);
+            if !(target.kubelet && port == target.port) {
+                target = Target { scheme, port, kubelet: false, ..target };
+            }
         }
         let upgrade = call.parts.extensions.remove::<OnUpgrade>();
         let request = outgoing(&call, &target, body)?;

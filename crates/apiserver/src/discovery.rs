@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use codec::MediaType;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderValue, Method, Response, StatusCode};
-use registry::{Resource, Subresource};
+use registry::{Resource, Subresource, Verb};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -122,7 +122,8 @@ fn plain(resource: &Resource) -> Vec<Value> {
     if !resource.categories.is_empty() {
         main["categories"] = json!(resource.categories);
     }
-    if resource.act.is_none() {
+    // What nobody can make is not stored.
+    if resource.act.is_none() && resource.verbs.contains(&Verb::Create) {
         main["storageVersionHash"] = storage_hash(resource).into();
     }
     let mut all = vec![main];

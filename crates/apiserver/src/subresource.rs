@@ -43,7 +43,7 @@ impl Server {
                 let asked = call.asked(endpoint, OptionsKind::Create)?;
                 let group = sub.kind.as_ref().map_or("", |k| &k.group);
                 let bytes = read_body(body).await?;
-                self.act(&call, &**act, (group, asked), (&info.namespace, &info.name), &bytes).await
+                self.act(&call, &**act, (group, sub.name, asked), (&info.namespace, &info.name), &bytes).await
             }
             Action::Create(_) => Err(Status::method_not_allowed()),
             Action::View(view) => self.view(&call, endpoint, info, &sub, &**view, body).await,
@@ -60,6 +60,16 @@ impl Server {
         body: Body,
         part: Part<'_>,
     ) -> Result<Response<Body>, Status> {
+        let verb = match call.parts.method {
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            _ => "get",
+        };
+        if let Part::Hook(_, hook) = part
+            && !hook.verbs().contains(&verb)
+        {
+            return Err(Status::method_not_allowed());
+        }
         match call.parts.method {
             Method::PUT => self.replace(call, endpoint, info, body, part).await,
             Method::PATCH => self.patch(call, endpoint, info, body, part).await,
@@ -73,12 +83,14 @@ impl Server {
         self: &Arc<Self>,
         call: &Call,
         act: &dyn Act,
-        (group, mut asked): (&str, Asked),
+        (group, subresource, mut asked): (&str, &str, Asked),
         (namespace, name): (&str, &str),
         bytes: &Bytes,
     ) -> Result<Response<Body>, Status> {
         let mut posted = self.decode_typed(call, bytes, (group, act.type_name()), asked.validation)?;
-        self.engine.track_posted(&asked.cx, act.type_name(), &mut posted);
+        if act.answers_posted() {
+            self.engine.track_posted(&asked.cx, act.type_name(), subresource, &mut posted);
+        }
         // What it does to the object is its own act, in the stored version.
         asked.cx.api_version.clear();
         let answer = act.act(&self.engine, &asked.cx, (namespace, name), posted).await?;
@@ -97,13 +109,16 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let resource = &endpoint.resource;
         let at = (info.namespace.as_str(), info.name.as_str());
-        // Upstream names the view in the 404 of an object that is not there.
-        let of = GroupResource::new(resource.group.clone(), format!("{}/{}", resource.plural, sub.name));
-        let missing = |e: Status| if e.is_not_found() { Status::not_found(&of, at.1) } else { e };
         let kind = match call.parts.method {
             Method::GET | Method::HEAD => {
                 let accepted = negotiate::accepted(&call.parts.headers, false)?;
                 let found = self.engine.get(resource, at.0, at.1, None).await;
+                // Upstream names the view in the 404 of an object that is read and not there.
+                let missing = |e: Status| {
+                    let group = view.fault_group().unwrap_or(&resource.group);
+                    let of = GroupResource::new(group, format!("{}/{}", resource.plural, sub.name));
+                    if e.is_not_found() { Status::not_found(&of, at.1) } else { e }
+                };
                 let object = found.map_err(missing)?.object()?;
                 return self.answer_view(call, view, &object, accepted);
             }
@@ -120,7 +135,8 @@ impl Server {
             Some(_) => None,
         };
         let change = |current: Option<&Object>| {
-            let mut object = current.cloned().ok_or_else(|| Status::not_found(&of, at.1))?;
+            let absent = || Status::not_found(&resource.group_resource(), at.1);
+            let mut object = current.cloned().ok_or_else(absent)?;
             let wanted = match (&whole, patch) {
                 (None, Some(patch)) => {
                     let mut shown = view.show(&object);
@@ -145,8 +161,7 @@ impl Server {
         let options = UpdateOptions { preconditions, ..UpdateOptions::default() };
         let written =
             self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await;
-        let written = written.map_err(missing)?;
-        self.answer_view(call, view, &written.object, asked.accepted)
+        self.answer_view(call, view, &written?.object, asked.accepted)
     }
 
     /// The other kind, or its table.

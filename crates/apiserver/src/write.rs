@@ -6,7 +6,8 @@ use api::{Object, Status};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use registry::{
-    Deleted, FieldValidation, ListOptions, Part, Preconditions, RequestContext, UpdateOptions, Written,
+    DeleteOptions, Deleted, FieldValidation, ListOptions, Part, Preconditions, RequestContext, Resource,
+    UpdateOptions, Written,
 };
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ use crate::decode::Encoding;
 use crate::info::Info;
 use crate::negotiate::{self, Accepted};
 use crate::options::OptionsKind;
+use crate::respond;
 use crate::server::{Call, Endpoint, Server, read_body};
 
 /// What every write reads of its request before the body.
@@ -71,7 +73,7 @@ impl Server {
         let bytes = read_body(body).await?;
         if let Some(act) = &endpoint.resource.act {
             return self
-                .act(call, &**act, (&endpoint.resource.group, asked), (&info.namespace, ""), &bytes)
+                .act(call, &**act, (&endpoint.resource.group, "", asked), (&info.namespace, ""), &bytes)
                 .await;
         }
         let decoded = self.decode_object(call, endpoint, &bytes)?;
@@ -121,15 +123,17 @@ impl Server {
         let cx = call.context_of(endpoint, dry_run);
         let resource = &endpoint.resource;
         let deleted = self.engine.delete(resource, &cx, (&info.namespace, &info.name), &options).await?;
-        match deleted {
+        let mut answer = match deleted {
             Deleted::Gone(object) if !resource.answers_deleted => {
-                Ok(encode(StatusCode::OK, &resource.deleted_status(&object), accepted))
+                encode(StatusCode::OK, &resource.deleted_status(&object), accepted)
             }
             Deleted::Gone(object) | Deleted::Pending(object) => {
                 let written = Written { object, created: false, warnings: Vec::new() };
-                self.answer_written(call, endpoint, accepted, &written, &[])
+                self.answer_written(call, endpoint, accepted, &written, &[])?
             }
-        }
+        };
+        respond::warn(answer.headers_mut(), &orphan_warning(resource, &options));
+        Ok(answer)
     }
 
     pub(crate) async fn delete_collection(
@@ -146,8 +150,18 @@ impl Server {
         let listed = self.engine.list(&endpoint.resource, &chosen).await?;
         let cx = call.context_of(endpoint, dry_run);
         self.engine.delete_collection(&endpoint.resource, &cx, &listed.items, &options).await?;
-        self.answer_listed(call, endpoint, &listed, accepted)
+        let mut answer = self.answer_listed(call, endpoint, &listed, accepted)?;
+        if !listed.items.is_empty() {
+            respond::warn(answer.headers_mut(), &orphan_warning(&endpoint.resource, &options));
+        }
+        Ok(answer)
     }
+}
+
+/// What who does not say what becomes of dependents is told of it.
+fn orphan_warning(resource: &Resource, options: &DeleteOptions) -> Vec<String> {
+    let warning = resource.strategy.orphan_warning().filter(|_| options.propagation.is_none());
+    warning.map(ToOwned::to_owned).into_iter().collect()
 }
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";

@@ -75,10 +75,6 @@ impl Access {
     pub fn rules(&self, user: &User, namespace: &str) -> Value {
         let mut resources = Vec::new();
         let mut paths = Vec::new();
-        if user.in_group(crate::user::MASTERS) {
-            resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-            paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-        }
         for rule in self.rbac.rules_for(user, namespace) {
             if let Some(urls) = &rule.non_resource_urls {
                 paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": urls}));

@@ -53,6 +53,10 @@ impl Act for Review {
         }
     }
 
+    fn answers_posted(&self) -> bool {
+        self.question != Question::Rules
+    }
+
     async fn act(
         &self,
         engine: &Arc<Engine>,
@@ -69,15 +73,8 @@ impl Act for Review {
             Question::SelfSubject => self.judge(&cx.user, &posted)?,
             Question::Subject => self.judge(&subject(&posted)?, &posted)?,
             Question::LocalSubject => {
-                let asked = posted.get_str(&["spec", "resourceAttributes", "namespace"]);
-                if asked != namespace {
-                    return Err(invalid(
-                        &posted,
-                        "spec.resourceAttributes.namespace",
-                        asked,
-                        "must match metadata.namespace",
-                    ));
-                }
+                local(&posted, namespace)?;
+                posted.set_meta("namespace", namespace);
                 self.judge(&subject(&posted)?, &posted)?
             }
             Question::Rules => {
@@ -141,7 +138,27 @@ fn subject(review: &Object) -> Result<User, Status> {
     Ok(user)
 }
 
-fn invalid(review: &Object, field: &str, value: &str, why: &str) -> Status {
+/// A local review is about its own namespace's resources alone.
+fn local(review: &Object, namespace: &str) -> Result<(), Status> {
+    // Upstream's faults of it name no kind.
+    let nameless = Object::default();
+    if let Some(paths) = review.get(&["spec", "nonResourceAttributes"]) {
+        return Err(invalid(
+            &nameless,
+            "spec.nonResourceAttributes",
+            paths,
+            "disallowed on this kind of request",
+        ));
+    }
+    let asked = review.get_str(&["spec", "resourceAttributes", "namespace"]);
+    if asked != namespace {
+        let field = "spec.resourceAttributes.namespace";
+        return Err(invalid(&nameless, field, asked, "must match metadata.namespace"));
+    }
+    Ok(())
+}
+
+fn invalid(review: &Object, field: &str, value: impl api::field::Shown, why: &str) -> Status {
     let mut errors = api::field::Errors::default();
     errors.invalid(&api::field::Path::new(field), value, why);
     let kind = api::GroupKind { group: "authorization.k8s.io".into(), kind: review.kind().to_owned() };
@@ -204,6 +221,10 @@ impl Act for TokenRequest {
         (namespace, name): (&str, &str),
         mut posted: Object,
     ) -> Result<Object, Status> {
+        let listed = posted.get(&["spec", "audiences"]).and_then(Value::as_array);
+        if listed.is_none_or(Vec::is_empty) {
+            posted.set(&["spec", "audiences"], self.0.audiences.clone());
+        }
         let status = self.0.request(engine, (namespace, name), &posted).await?;
         let now = engine.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         posted.set_meta("name", name);

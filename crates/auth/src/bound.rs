@@ -87,11 +87,8 @@ impl Tokens {
         };
         self.bind(engine, namespace, name, request, &mut binding).await?;
         let listed = request.get(&["spec", "audiences"]).and_then(Value::as_array);
-        let mut audiences: Vec<String> =
+        let audiences: Vec<String> =
             listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        if audiences.is_empty() {
-            audiences.clone_from(&self.audiences);
-        }
         let lifetime = Duration::from_secs(asked.unsigned_abs());
         let id = engine.new_uid();
         let now = engine.now();
@@ -132,7 +129,8 @@ impl Tokens {
             let why = format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
             );
-            return Err(Status::conflict(&resource.group_resource(), name, &why));
+            // Upstream names the kind here where it names the resource everywhere else.
+            return Err(Status::conflict(&api::GroupResource::new("", kind), name, &why));
         }
         if kind == "Pod" && object.get_str(&["spec", "serviceAccountName"]) != account {
             return Err(Status::bad_request(format!(

@@ -36,6 +36,7 @@ pub mod service_account;
 pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
+pub mod volume_protection;
 pub mod wake;
 
 pub use context::{Config, Context};
@@ -69,6 +70,12 @@ const ALL: &[(&str, &str, Run)] = &[
     ("namespace-controller", "namespace-controller", |c| namespace::run(c).boxed()),
     ("node-ipam-controller", "node-controller", |c| node_ipam::run(c).boxed()),
     ("node-lifecycle-controller", "node-controller", |c| node_lifecycle::run(c).boxed()),
+    ("persistentvolume-protection-controller", "pv-protection-controller", |c| {
+        volume_protection::run_volumes(c).boxed()
+    }),
+    ("persistentvolumeclaim-protection-controller", "pvc-protection-controller", |c| {
+        volume_protection::run_claims(c).boxed()
+    }),
     ("pod-garbage-collector-controller", "pod-garbage-collector", |c| pod_gc::run(c).boxed()),
     ("replicaset-controller", "replicaset-controller", |c| replicas::run::<ReplicaSet>(c).boxed()),
     ("replicationcontroller-controller", "replication-controller", |c| {

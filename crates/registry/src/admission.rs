@@ -5,6 +5,7 @@ use async_trait::async_trait;
 
 use crate::engine::{Engine, RequestContext};
 use crate::resource::Resource;
+use crate::strategy::Claims;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -35,11 +36,21 @@ pub trait Admission: Send + Sync {
     /// The request is refused.
     async fn mutate(&self, request: &Verdict<'_>, object: &mut Object) -> Result<(), Status>;
 
-    /// May only refuse. `object` is absent for a delete.
+    /// May only refuse, or warn: what is answered goes to the client as warnings. `object` is absent for a
+    /// delete.
     ///
     /// # Errors
     /// The request is refused.
-    async fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<(), Status>;
+    async fn validate(&self, request: &Verdict<'_>, object: Option<&Object>) -> Result<Vec<String>, Status>;
+
+    /// What the object takes of what is shared, written in the same transaction. Called again when another
+    /// write was faster.
+    ///
+    /// # Errors
+    /// Not enough is left.
+    async fn claim(&self, _request: &Verdict<'_>, _object: &Object) -> Result<Claims, Status> {
+        Ok(Claims::default())
+    }
 }
 
 /// Lets everything through.
@@ -50,7 +61,7 @@ impl Admission for AdmitAll {
     async fn mutate(&self, _: &Verdict<'_>, _: &mut Object) -> Result<(), Status> {
         Ok(())
     }
-    async fn validate(&self, _: &Verdict<'_>, _: Option<&Object>) -> Result<(), Status> {
-        Ok(())
+    async fn validate(&self, _: &Verdict<'_>, _: Option<&Object>) -> Result<Vec<String>, Status> {
+        Ok(Vec::new())
     }
 }

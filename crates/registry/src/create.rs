@@ -11,7 +11,7 @@ use crate::strategy::Claims;
 use crate::update::Part;
 
 /// Tries where `generateName` hits a name that is taken, or another write took what was claimed.
-const TRIES: usize = 8;
+const TRIES: usize = 32;
 
 impl Engine {
     /// Creates an object, already decoded and defaulted.
@@ -87,18 +87,21 @@ impl Engine {
         }
         resource.strategy.prepare_create(cx, &mut object);
         let mut errors = field::Errors::default();
-        meta::validate(resource, &object, &mut errors);
-        resource.strategy.validate(&object, &mut errors);
+        for _ in 0..resource.strategy.times_checked() {
+            meta::validate(resource, &object, &mut errors);
+            resource.strategy.validate(&object, &mut errors);
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.group_kind(), object.name(), &errors));
         }
-        let warnings = resource.strategy.warnings(&object, None);
-        self.admission.validate(&request, Some(&object)).await?;
+        let mut warnings = resource.strategy.warnings(&object, None);
+        warnings.extend(self.admission.validate(&request, Some(&object)).await?);
         let name = object.name().to_owned();
         if self.entry(resource).cache.get(&resource.key(namespace, &name)).is_some() {
             return Err(self.taken(resource, namespace, &name));
         }
-        let claims = resource.strategy.claim(self, &mut object, None).await?;
+        let mut claims = resource.strategy.claim(self, &mut object, None).await?;
+        claims.extend(self.admission.claim(&request, &object).await?);
         if cx.dry_run {
             return Ok(Some(Written { object, created: true, warnings }));
         }

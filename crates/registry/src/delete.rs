@@ -128,8 +128,12 @@ impl Engine {
         let step = begin(resource, options, &mut new, self.now());
         match step {
             Step::Erase => {
-                if !cx.dry_run && !self.erase(resource, current, &new).await? {
-                    return Ok(None);
+                let mut old = old.clone();
+                if !cx.dry_run {
+                    let Some(revision) = self.erase(resource, current, &new).await? else { return Ok(None) };
+                    for object in [&mut old, &mut new] {
+                        object.set_meta("resourceVersion", revision.to_string());
+                    }
                 }
                 // What goes at once was never marked, unless its kind waits for somebody else's word.
                 let grace = resource.strategy.grace_period(&old, options.grace_period_seconds);

@@ -13,7 +13,7 @@ use crate::cache::{Cache, Item};
 use crate::feed::{Entry, Feed};
 use crate::leases::Leases;
 use crate::resource::Resource;
-use crate::strategy::{Claims, Strategy};
+use crate::strategy::{Claims, Strategy, Swap};
 
 /// What every verb knows of its request.
 #[derive(Clone, Debug, Default)]
@@ -156,6 +156,12 @@ impl Engine {
         Ok(found.kvs.first().and_then(|kv| Item::read(resource, &key, kv)).map(Arc::new))
     }
 
+    /// Whether the store still has the object as `item` shows it.
+    pub(crate) async fn is_newest(&self, resource: &Resource, item: &Item) -> Result<bool, Status> {
+        let newest = self.newest(resource, item.namespace(), item.name(), true).await?;
+        Ok(newest.is_some_and(|newest| newest.revision == item.revision))
+    }
+
     /// Writes an object over what it replaces, with its claims, in one transaction. `None` when
     /// another write came first.
     pub(crate) async fn commit(
@@ -184,22 +190,33 @@ impl Engine {
         Ok(answer.succeeded.then_some(answer.revision))
     }
 
-    /// Deletes an object that is still as `old`, and what it held. `false` when it is not.
+    /// Deletes an object that is still as `old`, and what it held, and answers the deletion's revision.
+    /// `None` when it is not.
     pub(crate) async fn erase(
         &self,
         resource: &Resource,
         old: &Item,
         object: &Object,
-    ) -> Result<bool, Status> {
+    ) -> Result<Option<Revision>, Status> {
         let key: bytes::Bytes = resource.store_key(old.namespace(), old.name()).into();
         let mut txn = Txn {
             compare: vec![unchanged(key.clone(), Some(old))],
             success: vec![Op::Delete { keys: Keys::One(key), prev: false }],
             failure: Vec::new(),
         };
-        let claims = Claims { take: Vec::new(), release: resource.strategy.release(object) };
+        let claims = Claims { release: resource.strategy.release(object), ..Claims::default() };
         add_claims(&mut txn, &claims);
-        Ok(self.store.txn(txn).await.map_err(unavailable)?.succeeded)
+        let answer = self.store.txn(txn).await.map_err(unavailable)?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+}
+
+/// The change of another object from what its cache shows, for [`Claims`].
+pub fn swap(resource: &Resource, from: &Item, to: &Object) -> Swap {
+    Swap {
+        key: resource.store_key(to.namespace(), to.name()),
+        revision: from.revision,
+        value: codec::stored::encode(to),
     }
 }
 
@@ -220,6 +237,15 @@ fn add_claims(txn: &mut Txn, claims: &Claims) {
             op: Ordering::Equal,
         });
         txn.success.push(Op::Put(Put { key, value: claim.value.clone(), ..Put::default() }));
+    }
+    for swap in &claims.swap {
+        let key: bytes::Bytes = swap.key.clone().into();
+        txn.compare.push(Compare {
+            keys: Keys::One(key.clone()),
+            target: Target::ModRevision(swap.revision),
+            op: Ordering::Equal,
+        });
+        txn.success.push(Op::Put(Put { key, value: swap.value.clone(), ..Put::default() }));
     }
     for key in &claims.release {
         txn.success.push(Op::Delete { keys: Keys::One(key.clone().into()), prev: false });

@@ -127,7 +127,7 @@ impl Engine {
 
     /// Notes in an object that is posted to something that acts who holds its fields: the answer tells
     /// it, though nothing keeps it.
-    pub fn track_posted(&self, cx: &RequestContext, type_name: &str, object: &mut Object) {
+    pub fn track_posted(&self, cx: &RequestContext, type_name: &str, subresource: &str, object: &mut Object) {
         let types = schema::builtin();
         let Some(ty) = types.lookup(type_name) else { return };
         let now = names::time(self.now());
@@ -136,7 +136,7 @@ impl Engine {
             versions: &Posted { api_version: &api_version, types, ty },
             manager: &cx.field_manager,
             api_version: &api_version,
-            subresource: "",
+            subresource,
             now: &now,
             ignored: &Set::default(),
         };

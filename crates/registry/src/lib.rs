@@ -34,12 +34,12 @@ pub use admission::{Admission, Operation, Verdict};
 pub use body::{FieldValidation, Warnings};
 pub use cache::{Change, Item};
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
-pub use engine::{Clock, Config, Engine, RequestContext, Written};
+pub use engine::{Clock, Config, Engine, RequestContext, Written, swap};
 pub use list::{ListOptions, Listed, Match};
 pub use resource::{
     Act, Action, Cell, Column, Connect, Convert, PartHook, Resource, Scope, SelectableField, Subresource,
     Table, Target, Verb, Version, View,
 };
-pub use strategy::{Claim, Claims, Strategy};
+pub use strategy::{Claim, Claims, Strategy, Swap};
 pub use update::{Part, UpdateOptions, other_uid};
 pub use watch::{WatchEvent, WatchOptions, Watcher};

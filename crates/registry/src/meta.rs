@@ -37,18 +37,19 @@ pub fn validate(resource: &Resource, object: &Object, errors: &mut Errors) {
     } else if !namespace.is_empty() {
         errors.forbidden(&path.child("namespace"), "not allowed on this type");
     }
-    validate_common(meta, &path, errors);
+    validate_common(resource, meta, &path, errors);
 }
 
 /// Faults that a new object and a changed one share.
-fn validate_common(meta: &Map<String, Value>, path: &Path, errors: &mut Errors) {
+fn validate_common(resource: &Resource, meta: &Map<String, Value>, path: &Path, errors: &mut Errors) {
     if meta.get("generation").and_then(Value::as_i64).is_some_and(|g| g < 0) {
         errors.invalid(&path.child("generation"), &meta["generation"], "must be greater than or equal to 0");
     }
     labels(meta.get("labels"), &path.child("labels"), errors);
     annotations(meta.get("annotations"), &path.child("annotations"), errors);
     owner_references(meta.get("ownerReferences"), &path.child("ownerReferences"), errors);
-    finalizers(meta.get("finalizers"), &path.child("finalizers"), errors);
+    let known = resource.strategy.knows_its_finalizers();
+    finalizers(meta.get("finalizers"), known, &path.child("finalizers"), errors);
 }
 
 /// Faults of a map of labels.
@@ -155,14 +156,16 @@ fn go_owner(owner: &Value) -> Bare {
     ))
 }
 
-fn finalizers(value: Option<&Value>, path: &Path, errors: &mut Errors) {
+fn finalizers(value: Option<&Value>, known: bool, path: &Path, errors: &mut Errors) {
     let all: Vec<&str> =
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     for (i, name) in all.iter().enumerate() {
         for fault in names::qualified_name(name) {
             errors.invalid(path, *name, fault);
         }
-        standard_finalizer(name, &path.index(i), errors);
+        if known {
+            standard_finalizer(name, &path.index(i), errors);
+        }
     }
     if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
         let shown = api::field::Bare(format!(
@@ -210,14 +213,14 @@ pub fn carry_over(new: &mut Object, old: &Object) {
 }
 
 /// Faults of a changed object's metadata by themselves.
-pub fn validate_changed(new: &Object, errors: &mut Errors) {
+pub fn validate_changed(resource: &Resource, new: &Object, errors: &mut Errors) {
     if let Some(meta) = new.metadata() {
-        validate_common(meta, &Path::new("metadata"), errors);
+        validate_common(resource, meta, &Path::new("metadata"), errors);
     }
 }
 
 /// Faults of a changed object's metadata against the old.
-pub fn validate_update(new: &Object, old: &Object, errors: &mut Errors) {
+pub fn validate_update(resource: &Resource, new: &Object, old: &Object, errors: &mut Errors) {
     let path = Path::new("metadata");
     let (Some(meta), Some(old_meta)) = (new.metadata(), old.metadata()) else { return };
     if old.is_deleting() {
@@ -237,5 +240,5 @@ pub fn validate_update(new: &Object, old: &Object, errors: &mut Errors) {
             errors.invalid(&path.child(field), a.unwrap_or(&Value::Null), "field is immutable");
         }
     }
-    validate_common(meta, &path, errors);
+    validate_common(resource, meta, &path, errors);
 }

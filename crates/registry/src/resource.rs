@@ -126,6 +126,10 @@ pub trait View: Send + Sync {
     /// # Errors
     /// What the view asks for is not to be.
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), api::Status>;
+    /// The group that the 404 of a read names, where it is not the resource's.
+    fn fault_group(&self) -> Option<&'static str> {
+        None
+    }
     /// How the other kind prints.
     fn table(&self) -> Option<&dyn Table> {
         None
@@ -137,6 +141,10 @@ pub trait View: Send + Sync {
 pub trait Act: Send + Sync {
     /// The schema of the posted kind.
     fn type_name(&self) -> &'static str;
+    /// Whether the answer is what was posted, so that it tells who holds its fields.
+    fn answers_posted(&self) -> bool {
+        true
+    }
     /// Answers an object to the client, or a `Status` as one. `name` is empty for a resource itself.
     ///
     /// # Errors
@@ -167,7 +175,8 @@ pub struct Target {
 #[async_trait::async_trait]
 pub trait Connect: Send + Sync {
     fn verbs(&self) -> Vec<&'static str>;
-    /// `path` is what stands behind the subresource's name; `query` is without its question mark.
+    /// `path` is what stands behind the subresource's name; `query` is without its question mark. `None`
+    /// where there is nothing to be had yet, which is no fault.
     ///
     /// # Errors
     /// There is nothing to connect to.
@@ -177,7 +186,7 @@ pub trait Connect: Send + Sync {
         object: &Object,
         path: &str,
         query: &str,
-    ) -> Result<Target, api::Status>;
+    ) -> Result<Option<Target>, api::Status>;
 }
 
 /// A field that field selectors may name, besides `metadata.name` and `metadata.namespace`.

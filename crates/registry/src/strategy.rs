@@ -13,12 +13,36 @@ pub struct Claim {
     pub value: bytes::Bytes,
 }
 
+/// Another object that changes with the write: a counter.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// The whole key.
+    pub key: String,
+    /// What it must still be at.
+    pub revision: store::Revision,
+    pub value: bytes::Bytes,
+}
+
 /// What a write takes and gives back besides its own key, in the same transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     /// Must not exist.
     pub take: Vec<Claim>,
     pub release: Vec<String>,
+    pub swap: Vec<Swap>,
+}
+
+impl Claims {
+    /// Whether another write may have been faster with what is claimed.
+    pub fn contended(&self) -> bool {
+        !(self.take.is_empty() && self.swap.is_empty())
+    }
+
+    pub fn extend(&mut self, other: Claims) {
+        self.take.extend(other.take);
+        self.release.extend(other.release);
+        self.swap.extend(other.swap);
+    }
 }
 
 /// Hooks on the road of a write, in the order in which they are called.
@@ -59,6 +83,16 @@ pub trait Strategy: Send + Sync {
 
     fn validate_update(&self, new: &Object, _old: &Object, errors: &mut field::Errors) {
         self.validate(new, errors);
+    }
+
+    /// Whether a finalizer without a domain must be one that Kubernetes itself knows.
+    fn knows_its_finalizers(&self) -> bool {
+        true
+    }
+
+    /// How often upstream looks at a new object, metadata and all: a fault has as many causes.
+    fn times_checked(&self) -> usize {
+        1
     }
 
     /// Whether the check of an update looks at the whole object as that of a create does, metadata and all.
@@ -118,6 +152,11 @@ pub trait Strategy: Send + Sync {
     /// What propagation a delete without one means.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// A warning to who deletes without saying what becomes of dependents.
+    fn orphan_warning(&self) -> Option<&'static str> {
+        None
     }
 
     /// Seconds after which an object goes by itself.

@@ -172,13 +172,16 @@ impl Engine {
         resource.default(&mut new);
         prepare(resource, cx, part, &mut new, &old);
         let mut errors = field::Errors::default();
-        meta::validate_update(&new, &old, &mut errors);
-        // Upstream's engine and its strategies each look at the metadata, some strategies twice: such
-        // a fault has as many causes.
+        // Upstream's engine looks at the metadata by themselves and against the old, and so do its
+        // strategies, some of them by themselves too: a fault has as many causes.
         if !matches!(part, Part::Trusted(_)) {
-            meta::validate_update(&new, &old, &mut errors);
+            meta::validate_changed(resource, &new, &mut errors);
+        }
+        meta::validate_update(resource, &new, &old, &mut errors);
+        if !matches!(part, Part::Trusted(_)) {
+            meta::validate_update(resource, &new, &old, &mut errors);
             if matches!(part, Part::Main) && resource.strategy.updates_are_checked_whole() {
-                meta::validate_changed(&new, &mut errors);
+                meta::validate_changed(resource, &new, &mut errors);
             }
         }
         match part {
@@ -193,19 +196,20 @@ impl Engine {
         if matches!(part, Part::Main) {
             warnings.extend(resource.strategy.warnings(&new, Some(&old)));
         }
-        self.admission.validate(&request, Some(&new)).await?;
+        warnings.extend(self.admission.validate(&request, Some(&new)).await?);
         let lost = || {
             if unguarded { Ok(Try::Lost) } else { Err(Status::modified(&resource.group_resource(), name)) }
         };
         let done = |object| Ok(Try::Done(Box::new(Written { object, created: false, warnings })));
         new.set_meta("resourceVersion", old.resource_version());
         if released(resource, &new) {
-            if cx.dry_run || self.erase(resource, current, &new).await? {
+            if cx.dry_run || self.erase(resource, current, &new).await?.is_some() {
                 return done(new);
             }
             return lost();
         }
-        let claims = resource.strategy.claim(self, &mut new, Some(&old)).await?;
+        let mut claims = resource.strategy.claim(self, &mut new, Some(&old)).await?;
+        claims.extend(self.admission.claim(&request, &new).await?);
         fields::keep_times(&mut new, &old);
         if new == old || cx.dry_run {
             return done(new);
@@ -215,6 +219,8 @@ impl Engine {
                 new.set_meta("resourceVersion", revision.to_string());
                 done(new)
             }
+            // What the caller's version guards is as it was: only the claims were taken by another write.
+            None if claims.contended() && self.is_newest(resource, current).await? => Ok(Try::Lost),
             None => lost(),
         }
     }
@@ -305,7 +311,9 @@ fn prepare(resource: &Resource, cx: &RequestContext, part: Part<'_>, new: &mut O
         Part::Hook(_, hook) => hook.prepare(new, old),
         Part::Trusted(_) => {}
     }
-    if resource.has_generation && !matches!(part, Part::Status) && spec_changed(new, old) {
+    // What the server does by itself (a pod's binding) is no change of what was asked for.
+    let counts = !matches!(part, Part::Status | Part::Trusted(_));
+    if resource.has_generation && counts && spec_changed(new, old) {
         new.set_meta("generation", old.generation() + 1);
     }
 }

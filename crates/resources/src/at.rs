@@ -195,6 +195,18 @@ pub(crate) fn immutable(new: Option<&Value>, old: Option<&Value>, path: &Path, e
 }
 
 /// A count or a percentage that is not below zero.
+/// Two values as a message tells their difference: of objects the fields that differ, before and after.
+pub(crate) fn difference(old: &Value, new: &Value) -> String {
+    let rest = |of: &Value, other: &Value| match (of, other) {
+        (Value::Object(of), Value::Object(other)) => {
+            let kept = of.iter().filter(|(name, value)| other.get(*name) != Some(*value));
+            Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+        }
+        _ => of.clone(),
+    };
+    format!("-{}\n+{}", rest(old, new), rest(new, old))
+}
+
 pub(crate) fn non_negative_int_or_percent(at: &At<'_>, errors: &mut Errors) {
     match at.value {
         Value::String(text) => {

@@ -96,6 +96,7 @@ fn field_of(row: FieldRow) -> Field {
         zero,
         written: row.z.unwrap_or_default(),
         atomic: row.l.as_deref() == Some("atomic"),
+        granular: row.l.as_deref() == Some("granular"),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Field {
     pub written: Value,
     /// Merged as one value by server-side apply.
     pub atomic: bool,
+    /// Merged by its parts though its type is atomic.
+    pub granular: bool,
 }
 
 impl Field {

@@ -7,6 +7,7 @@
 //! Start at [`Command`]; each command is a module.
 
 mod bench;
+mod differences;
 mod kinds;
 mod layers;
 mod licences;

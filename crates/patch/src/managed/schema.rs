@@ -63,7 +63,8 @@ impl<'t> Place<'t> {
             return Form::Leaf;
         }
         if let Some(ty) = self.object() {
-            return if ty.atomic { Form::Leaf } else { Form::Map };
+            let granular = self.field().is_some_and(|f| f.granular);
+            return if ty.atomic && !granular { Form::Leaf } else { Form::Map };
         }
         match self.shape() {
             Some(Shape::Map(_)) => Form::Map,

@@ -70,8 +70,7 @@ pub(super) fn rows() -> Vec<Row> {
             .answers_deleted(),
         Row::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities")
             .strategy(kinds::CsiStorageCapacity)
-            .table(tables::storage::csi_storage_capacity())
-            .answers_deleted(),
+            .table(tables::storage::csi_storage_capacity()),
         storage("StorageClass", "storageclasses")
             .strategy(kinds::StorageClass)
             .table(tables::storage::storage_class())

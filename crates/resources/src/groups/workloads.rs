@@ -34,7 +34,6 @@ pub(super) fn rows() -> Vec<Row> {
             .table(tables::workload::replica_set())
             .short(&["rs"])
             .categories(&["all"])
-            .field("status.replicas", &["status", "replicas"], "0")
             .status()
             .generation()
             .view("scale", scale::gvk(), Arc::new(scale::Scale::Selector)),

@@ -75,6 +75,10 @@ impl registry::Strategy for EndpointSlice {
     }
 
     fn prepare_update(&self, cx: &RequestContext, new: &mut Object, old: &Object) {
+        // Labels count as the rest does: they say whose endpoints these are.
+        if new.labels() != old.labels() {
+            new.set_meta("generation", old.generation() + 1);
+        }
         if new.0.get("endpoints") != old.0.get("endpoints") {
             let held = |o: &Object| {
                 let list = o.0.get("endpoints").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -63,6 +63,10 @@ pub struct Strategy {
 const TEXT_MAX: usize = 128;
 
 impl registry::Strategy for Strategy {
+    fn knows_its_finalizers(&self) -> bool {
+        false
+    }
+
     fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
         api::names::path_segment(name)
     }

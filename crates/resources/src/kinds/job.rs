@@ -74,28 +74,17 @@ impl registry::Strategy for Job {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         generated_selector(object, errors);
-        let spec = At::of(object, "spec");
-        if !spec.has("selector") {
-            errors.required(&spec.path.child("selector"), "");
-        } else {
-            label_selector(&spec.field("selector"), errors);
-        }
-        let template = spec.field("template");
-        let labels = template.field("metadata").map("labels");
-        let matches = spec.raw("selector").is_some_and(|s| selector_matches(s, labels));
-        if !matches {
-            let shown = template.field("metadata").raw("labels").cloned().unwrap_or_default();
-            errors.invalid(
-                &template.path.child("metadata").child("labels"),
-                &shown,
-                "`selector` does not match template `labels`",
-            );
-        }
-        validate_spec(&spec, errors);
+        spec_with_selector(object, errors);
+    }
+
+    /// A changed job is looked at as a new one and then once more against the old.
+    fn updates_are_checked_whole(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
+        spec_with_selector(new, errors);
         let (a, b) = (At::of(new, "spec"), At::of(old, "spec"));
         let keep = |field: &str, errors: &mut Errors| {
             immutable(a.raw(field), b.raw(field), &a.path.child(field), errors);
@@ -136,6 +125,34 @@ impl registry::Strategy for Job {
     fn orphans_by_default(&self) -> bool {
         true
     }
+
+    fn orphan_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        )
+    }
+}
+
+/// Faults of a job's spec, whose selector must match what it makes.
+fn spec_with_selector(job: &Object, errors: &mut Errors) {
+    let spec = At::of(job, "spec");
+    if !spec.has("selector") {
+        errors.required(&spec.path.child("selector"), "");
+    } else {
+        label_selector(&spec.field("selector"), errors);
+    }
+    let template = spec.field("template");
+    let labels = template.field("metadata").map("labels");
+    let matches = spec.raw("selector").is_some_and(|s| selector_matches(s, labels));
+    if !matches {
+        let shown = template.field("metadata").raw("labels").cloned().unwrap_or_default();
+        errors.invalid(
+            &template.path.child("metadata").child("labels"),
+            &shown,
+            "`selector` does not match template `labels`",
+        );
+    }
+    validate_spec(&spec, errors);
 }
 
 fn generate_selector(job: &mut Object) {

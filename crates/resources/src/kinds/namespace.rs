@@ -11,6 +11,10 @@ use crate::at::At;
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn name_faults(&self, name: &str, generated: bool) -> Vec<String> {
         names::dns1123_label(if generated { name.trim_end_matches('-') } else { name })
     }

@@ -12,6 +12,10 @@ pub struct Ingress;
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 impl registry::Strategy for Ingress {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
         super::balancer::validate(&At::of(new, "status").field("loadBalancer"), false, errors);
     }

@@ -15,6 +15,10 @@ pub struct Strategy;
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if object.get(&["status", "allocatable"]).is_none()
             && let Some(capacity) = object.get(&["status", "capacity"]).cloned()
@@ -155,7 +159,13 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(&self, _: &Engine, node: &Object, path: &str, query: &str) -> Result<Target, Status> {
-        address(node, super::pod::with_query(path, query))
+    async fn target(
+        &self,
+        _: &Engine,
+        node: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
+        address(node, super::pod::with_query(path, query)).map(Some)
     }
 }

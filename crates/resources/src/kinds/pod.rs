@@ -8,11 +8,15 @@ use registry::{Engine, RequestContext};
 use serde_json::{Value, json};
 
 use super::{node, podannotations, podspec, podstatus, podupdate};
-use crate::at::At;
+use crate::at::{At, difference};
 
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(Value::Object(spec)) = object.0.get_mut("spec") {
             podspec::default(spec);
@@ -166,8 +170,8 @@ impl PartHook for EphemeralContainers {
                 }
                 Some(is) if is.value != was.value => {
                     let words = format!(
-                        "existing ephemeral containers {name} may not be changed\n-{}\n+{}",
-                        was.value, is.value
+                        "existing ephemeral containers {name} may not be changed\n{}",
+                        difference(was.value, is.value)
                     );
                     errors.forbidden(&path, words);
                 }
@@ -260,9 +264,15 @@ impl Connect for Stream {
         vec!["create", "get"]
     }
 
-    async fn target(&self, engine: &Engine, pod: &Object, _: &str, query: &str) -> Result<Target, Status> {
+    async fn target(
+        &self,
+        engine: &Engine,
+        pod: &Object,
+        _: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
         let container = if self.0 == "portForward" { None } else { Some(container_of(pod, query)?) };
-        on_kubelet(engine, pod, kubelet_path(pod, self.0, container.as_deref(), query))
+        on_kubelet(engine, pod, kubelet_path(pod, self.0, container.as_deref(), query)).map(Some)
     }
 }
 
@@ -275,10 +285,20 @@ impl Connect for Log {
         vec!["get"]
     }
 
-    async fn target(&self, engine: &Engine, pod: &Object, _: &str, query: &str) -> Result<Target, Status> {
+    async fn target(
+        &self,
+        engine: &Engine,
+        pod: &Object,
+        _: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
         log_options(pod, query)?;
         let container = container_of(pod, query)?;
-        on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), query))
+        // A pod that has no node yet has no log yet: that is an empty answer.
+        if pod.get_str(&["spec", "nodeName"]).is_empty() {
+            return Ok(None);
+        }
+        on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), query)).map(Some)
     }
 }
 
@@ -318,19 +338,25 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(&self, _: &Engine, pod: &Object, path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(
+        &self,
+        _: &Engine,
+        pod: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
         let host = pod.get_str(&["status", "podIP"]);
         if host.is_empty() {
             return Err(Status::bad_request(format!("address not allowed: pod {} has no IP", pod.name())));
         }
         let port = containers(pod).find_map(|c| c.get("ports")?.get(0)?.get("containerPort")?.as_u64());
-        Ok(Target {
+        Ok(Some(Target {
             scheme: "http",
             host: host.to_owned(),
             port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
             path: with_query(path, query),
             kubelet: false,
-        })
+        }))
     }
 }
 

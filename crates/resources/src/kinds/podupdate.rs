@@ -4,7 +4,7 @@ use api::Object;
 use api::field::{Errors, Path};
 use serde_json::Value;
 
-use crate::at::At;
+use crate::at::{At, difference};
 
 const FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -15,6 +15,14 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
         if a.len(list) != b.len(list) {
             errors.forbidden(&a.path.child(list), "pod updates may not add or remove containers");
             return;
+        }
+        for image in a.items(list).iter().map(|c| c.field("image")) {
+            if image.text().is_empty() {
+                errors.required(&image.path, "");
+            }
+            if image.text().trim() != image.text() {
+                errors.invalid(&image.path, image.text(), "must not have leading or trailing whitespace");
+            }
         }
     }
     let deadline = deadline(&a, &b, errors);
@@ -50,7 +58,8 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
         }
     }
     if wanted != before {
-        errors.forbidden(&Path::new("spec"), FORBIDDEN);
+        let words = format!("{FORBIDDEN}\n{}", difference(&before, &wanted));
+        errors.forbidden(&Path::new("spec"), words);
     }
 }
 

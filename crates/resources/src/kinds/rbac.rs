@@ -14,6 +14,10 @@ pub struct Strategy {
 }
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn name_faults(&self, name: &str, _generated: bool) -> Vec<String> {
         names::path_segment(name)
     }

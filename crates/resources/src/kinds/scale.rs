@@ -40,6 +40,10 @@ fn sorted(mut labels: Labels) -> Labels {
 static TABLE: LazyLock<crate::tables::Table> = LazyLock::new(crate::tables::core::scale);
 
 impl View for Scale {
+    fn fault_group(&self) -> Option<&'static str> {
+        matches!(self, Scale::ReplicationController).then_some("autoscaling")
+    }
+
     fn table(&self) -> Option<&dyn registry::Table> {
         Some(&*TABLE)
     }

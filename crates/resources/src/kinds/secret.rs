@@ -26,6 +26,10 @@ fn not_json(base64: &str) -> Option<String> {
 }
 
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         object.0.entry("type").or_insert("Opaque".into());
         take_string_data(object);

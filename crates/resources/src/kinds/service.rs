@@ -24,6 +24,10 @@ impl Strategy {
 
 #[async_trait]
 impl registry::Strategy for Strategy {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }
@@ -180,7 +184,13 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(&self, _: &Engine, service: &Object, path: &str, query: &str) -> Result<Target, Status> {
+    async fn target(
+        &self,
+        _: &Engine,
+        service: &Object,
+        path: &str,
+        query: &str,
+    ) -> Result<Option<Target>, Status> {
         let host = cluster_ips(service).into_iter().next();
         let host = host.ok_or_else(|| {
             Status::unavailable(format!(
@@ -189,12 +199,12 @@ impl Connect for Proxy {
             ))
         })?;
         let port = service.get(&["spec", "ports"]).and_then(|p| p.get(0)?.get("port")?.as_u64());
-        Ok(Target {
+        Ok(Some(Target {
             scheme: "http",
             host,
             port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
             path: super::pod::with_query(path, query),
             kubelet: false,
-        })
+        }))
     }
 }

@@ -11,6 +11,7 @@ use registry::{Claim, Claims, Engine};
 use serde_json::{Value, json};
 
 use super::rangeindex::RangeIndex;
+use super::servicespec::doubled_node_ports;
 use crate::Settings;
 
 const ADDRESSES: &str = "/registry/ipaddresses/";
@@ -367,6 +368,10 @@ impl Ranges {
                 None => Path::new("spec.healthCheckNodePort"),
             };
             errors.invalid(&path, u64::from(port), why);
+        }
+        for port in doubled_node_ports(service) {
+            let number = port.i64("nodePort").unwrap_or(0);
+            errors.invalid(&port.path.child("nodePort"), number, "provided port is already allocated");
         }
         if errors.is_empty() { Ok(()) } else { Err(invalid(service, &errors)) }
     }

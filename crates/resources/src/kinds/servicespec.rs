@@ -91,9 +91,6 @@ fn ports(spec: &At<'_>, kind: &str, errors: &mut Errors) {
         if all[..i].iter().any(|p| same(&p, "port")) {
             errors.duplicate(&port.path, port.value);
         }
-        if node != 0 && all[..i].iter().any(|p| same(&p, "nodePort")) {
-            errors.duplicate(&port.path.child("nodePort"), node);
-        }
     }
 }
 
@@ -219,4 +216,19 @@ pub(super) fn validate_update(new: &Object, old: &Object, errors: &mut Errors) {
         }
     }
     validate(new, errors);
+    // Of a new service's ports, the second is told that the first has taken the number.
+    for port in doubled_node_ports(new) {
+        errors.duplicate(&port.path.child("nodePort"), port.i64("nodePort").unwrap_or(0));
+    }
+}
+
+/// Ports that ask for the node port of one before them, in the same protocol.
+pub(super) fn doubled_node_ports(service: &Object) -> Vec<At<'_>> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut all = At::of(service, "spec").items("ports");
+    all.retain(|port| {
+        let node = port.i64("nodePort").filter(|node| *node != 0);
+        node.is_some_and(|node| !seen.insert((port.str("protocol").to_owned(), node)))
+    });
+    all
 }

@@ -18,6 +18,10 @@ fn keep(new: &Object, old: &Object, paths: &[&[&str]], errors: &mut Errors) {
 pub struct StorageClass;
 
 impl registry::Strategy for StorageClass {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let provisioner = At::of(object, "provisioner");
         if provisioner.text().is_empty() {
@@ -226,6 +230,10 @@ impl registry::Strategy for CsiStorageCapacity {
         false
     }
 
+    fn times_checked(&self) -> usize {
+        2
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         At::of(object, "storageClassName").check_self(names::dns1123_subdomain, errors);
         label_selector(&At::of(object, "nodeTopology"), errors);
@@ -248,6 +256,20 @@ pub struct VolumeAttachment;
 impl registry::Strategy for VolumeAttachment {
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn reset_fields(&self, status: bool) -> &'static [&'static [&'static str]] {
+        if status { &[&["metadata"]] } else { &[] }
+    }
+
+    /// A change of the status is one of nothing else.
+    fn prepare_status(&self, _cx: &registry::RequestContext, new: &mut Object, old: &Object) {
+        for field in ["labels", "annotations", "ownerReferences", "finalizers"] {
+            match old.metadata().and_then(|meta| meta.get(field)) {
+                Some(value) => new.set_meta(field, value.clone()),
+                None => new.remove_meta(field),
+            }
+        }
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -282,6 +304,10 @@ pub struct RuntimeClass;
 
 impl registry::Strategy for RuntimeClass {
     fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn knows_its_finalizers(&self) -> bool {
         false
     }
 

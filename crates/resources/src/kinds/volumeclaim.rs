@@ -7,7 +7,7 @@ use registry::RequestContext;
 use serde_json::Value;
 
 use super::podspec;
-use crate::at::{At, immutable, label_selector};
+use crate::at::{At, difference, immutable, label_selector};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
@@ -73,6 +73,10 @@ fn data_source(at: &At<'_>, errors: &mut Errors) {
 pub struct Claim;
 
 impl registry::Strategy for Claim {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         podspec::default_claim(spec);
@@ -129,11 +133,10 @@ impl registry::Strategy for Claim {
             }
             spec
         };
-        if rest(new) != rest(old) {
-            errors.forbidden(
-                &Path::new("spec"),
-                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-            );
+        let (is, was) = (rest(new), rest(old));
+        if is != was {
+            let words = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+            errors.forbidden(&Path::new("spec"), format!("{words}\n{}", difference(&was, &is)));
         }
     }
 }
@@ -163,6 +166,16 @@ fn mirror_source(spec: &mut serde_json::Map<String, Value>) {
 pub struct Volume;
 
 impl registry::Strategy for Volume {
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
+    fn default(&self, object: &mut Object) {
+        let spec = api::object::map_entry(&mut object.0, "spec");
+        super::workload::fill(spec, "persistentVolumeReclaimPolicy", "Retain");
+        super::workload::fill(spec, "volumeMode", "Filesystem");
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         volume_spec(&At::of(object, "spec"), false, errors);
     }
@@ -183,11 +196,11 @@ impl registry::Strategy for Volume {
             }
             spec
         };
-        if sources(new) != sources(old) {
-            errors.forbidden(
-                &Path::new("spec.persistentvolumesource"),
-                "spec.persistentvolumesource is immutable after creation",
-            );
+        let (is, was) = (sources(new), sources(old));
+        if is != was {
+            let words = "spec.persistentvolumesource is immutable after creation";
+            let path = Path::new("spec.persistentvolumesource");
+            errors.forbidden(&path, format!("{words}\n{}", difference(&was, &is)));
         }
         let mode = ["spec", "volumeMode"];
         immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);

@@ -13,6 +13,10 @@ pub struct Configuration;
 const VERSIONS: &[&str] = &["v1", "v1beta1"];
 
 impl registry::Strategy for Configuration {
+    fn knows_its_finalizers(&self) -> bool {
+        false
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

@@ -90,6 +90,26 @@ fn template_warnings(object: &Object) -> Vec<String> {
 pub struct Deployment;
 
 impl registry::Strategy for Deployment {
+    /// Annotations count as the spec does: revisions are copied from them.
+    fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        let annotations = |o: &Object| o.get(&["metadata", "annotations"]).cloned();
+        if annotations(new) != annotations(old) {
+            new.set_meta("generation", old.generation() + 1);
+        }
+    }
+
+    fn reset_fields(&self, status: bool) -> &'static [&'static [&'static str]] {
+        if status { &[&["metadata", "labels"]] } else { &[] }
+    }
+
+    /// A change of the status leaves the labels as they are.
+    fn prepare_status(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        match old.get(&["metadata", "labels"]) {
+            Some(labels) => new.set_meta("labels", labels.clone()),
+            None => new.remove_meta("labels"),
+        }
+    }
+
     fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
         replicastatus::validate(new, old, &replicastatus::DEPLOYMENT, errors);
     }
@@ -193,7 +213,13 @@ impl registry::Strategy for ReplicaSet {
         }
     }
 
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
         self.validate(new, errors);
         keep_selector(new, old, errors);
     }
@@ -206,6 +232,10 @@ impl registry::Strategy for ReplicaSet {
 pub struct ReplicationController;
 
 impl registry::Strategy for ReplicationController {
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
     fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
         replicastatus::validate(new, old, &replicastatus::REPLICA_SET, errors);
     }
@@ -219,6 +249,16 @@ impl registry::Strategy for ReplicationController {
         if object.labels().is_none_or(|l| l.is_empty()) {
             object.set_meta("labels", labels);
         }
+    }
+
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
+    fn validate_update(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
+        self.validate(new, errors);
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -261,6 +301,10 @@ impl registry::Strategy for DaemonSet {
             rolling.entry("maxSurge").or_insert(json!(0));
         }
         default_template(object, &["template"]);
+        // Every client's version of the kind has the annotation, so that whoever sends one holds it.
+        if object.annotation(TEMPLATE_GENERATION).is_none() {
+            set_template_generation(object, "0");
+        }
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
@@ -311,7 +355,13 @@ impl registry::Strategy for DaemonSet {
         spec.non_negative("revisionHistoryLimit", errors);
     }
 
+    fn updates_are_checked_whole(&self) -> bool {
+        true
+    }
+
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        // As a new one, and once more as a changed one.
+        self.validate(new, errors);
         self.validate(new, errors);
         keep_selector(new, old, errors);
     }
@@ -391,6 +441,10 @@ impl registry::Strategy for StatefulSet {
         }
         always_restarts(&spec, errors);
         no_deadline(&spec, "StatefulSet", errors);
+    }
+
+    fn updates_are_checked_whole(&self) -> bool {
+        true
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {

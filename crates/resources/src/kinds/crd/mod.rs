@@ -16,6 +16,10 @@ use crate::at::{At, immutable};
 pub struct Strategy;
 
 impl registry::Strategy for Strategy {
+    fn knows_its_finalizers(&self) -> bool {
+        false
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

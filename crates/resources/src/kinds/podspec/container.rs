@@ -365,6 +365,8 @@ pub(crate) fn quantity(name: &str, amount: Quantity, at: &At<'_>, place: Place, 
 pub(super) fn resources(at: &At<'_>, errors: &mut Errors) {
     let limits = at.quantities("limits");
     let requests = at.quantities("requests");
+    // A request above its limit is told of at the list.
+    let asked = at.path.child("requests");
     let limit_of = |name: &str| limits.iter().find(|(n, _, _)| *n == name).map(|(_, q, _)| *q);
     let mut huge = false;
     let mut plain = false;
@@ -377,10 +379,10 @@ pub(super) fn resources(at: &At<'_>, errors: &mut Errors) {
         quantity(name, *amount, entry, Place::Container, errors);
         match limit_of(name) {
             Some(limit) if *amount != limit && !overcommittable(name) => {
-                errors.invalid(&entry.path, entry.text(), format!("must be equal to {name} limit of {limit}"))
+                errors.invalid(&asked, entry.text(), format!("must be equal to {name} limit of {limit}"))
             }
             Some(limit) if *amount > limit => errors.invalid(
-                &entry.path,
+                &asked,
                 entry.text(),
                 format!("must be less than or equal to {name} limit of {limit}"),
             ),
