@@ -77,8 +77,7 @@ impl State {
                 let (before, events) = std::mem::replace(&mut commit, (id.revision, Vec::new()));
                 state.remember(before, events, &mut garbage);
             }
-            let prev = state.index.get(&kv.key, id.revision);
-            state.index.push(&kv.key, Version::new(&kv, RowRef { id, crc }));
+            let prev = state.index.push(&kv.key, Version::new(&kv, RowRef { id, crc }));
             commit.1.push(Event { kind, kv, prev });
             Ok(())
         })?;
