@@ -263,20 +263,22 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     .await?;
     control::serve(&name.run(), service.clone(), &tasks, &stop)?;
     stop.cancelled().await;
-    end(tasks, service, stop).await;
+    end(tasks, Some(service), stop).await;
     std::fs::remove_file(place.pid_path())?;
     Ok(())
 }
 
-/// Lets everything come to its end; pods stay.
-pub async fn end(tasks: TaskTracker, service: runtime::Service, stop: CancellationToken) {
+/// Lets everything come to its end, the embedded runtime where there is one too; pods stay.
+pub async fn end(tasks: TaskTracker, service: Option<runtime::Service>, stop: CancellationToken) {
     stop.cancel();
     tasks.close();
     let patience = std::time::Duration::from_secs(5);
     if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
         tracing::warn!(left = tasks.len(), "some tasks did not end in time");
     }
-    service.shutdown().await;
+    if let Some(service) = service {
+        service.shutdown().await;
+    }
 }
 
 fn write_kubeconfig(name: &Name, settings: &Settings, pki: &Pki) -> anyhow::Result<()> {
