@@ -43,9 +43,6 @@ check: ## Layers, kinds, sizes, licences.
 	cargo build --workspace --bins --locked
 	target/debug/xtask check
 
-# Tests that are known to fail; README says of what they are.
-FAILING := containerd::
-
 .PHONY: test
 test: ## Everything CI runs.
 	@echo '== what tests need'
@@ -58,7 +55,7 @@ test: ## Everything CI runs.
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@echo '== tests'
 	target/debug/xtask images
-	cargo test --workspace --locked -- $(addprefix --skip ,$(FAILING))
+	cargo test --workspace --locked
 	@echo '== recorded requests'
 	target/debug/xtask replay
 

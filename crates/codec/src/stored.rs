@@ -49,7 +49,8 @@ pub fn encode(object: &Object) -> Bytes {
         write(&mut out, value);
     }
     out.push(b'}');
-    out.into()
+    // What is kept is as long as it must be.
+    Bytes::copy_from_slice(&out)
 }
 
 fn write<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {

@@ -104,9 +104,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn exec(&self, container: &str, options: ExecOptions) -> Result<Streams>;
 
     /// Joins the streams of a running container's own process. Output from now on, not from its start.
+    /// Runtimes behind a socket know no exit code here and say 0; the container's status has it.
     async fn attach(&self, container: &str, options: AttachOptions) -> Result<Streams>;
 
-    /// Connects to a TCP port on the loopback address of a sandbox's network.
+    /// Connects to a TCP port on the loopback address of a sandbox's network. A port that cannot be
+    /// reached is an error here or, where the runtime answers before it connects, of the first read.
     async fn port_forward(&self, sandbox: &str, port: u16) -> Result<ByteStream>;
 
     /// One container's use of CPU, memory and disk.
@@ -144,10 +146,11 @@ pub trait Runtime: Send + Sync + 'static {
         progress: Option<watch::Sender<PullProgress>>,
     ) -> Result<String>;
 
-    /// Removes an image and what only it uses. Unknown images are fine.
+    /// Removes an image and what only it uses. Unknown images are fine. Who asks sees to it that no
+    /// container uses the image: containerd removes the name all the same.
     ///
     /// # Errors
-    /// [`crate::Error::FailedPrecondition`] while a container still uses it.
+    /// [`crate::Error::FailedPrecondition`] while a container still uses it, from the embedded runtime.
     async fn remove_image(&self, image: v1::ImageSpec) -> Result<()>;
 
     /// What images and writable layers occupy.

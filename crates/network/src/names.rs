@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What tells one node of one cluster from all others on this host, e.g. `dev-node1`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(String);
 
 impl NodeId {

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::ipam::{self, Addresses, Record};
 use crate::link::{Changes, End, Links, Mac, ROUTE_PROTOCOL, Route};
@@ -57,7 +58,7 @@ pub enum Error {
 }
 
 /// What a node's network is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
     /// Names everything on the host.
     pub id: NodeId,
@@ -131,9 +132,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl NodeNetwork {
+    /// The network that an earlier run opened with this directory, if one did: for who wants to remove it.
+    pub fn reopen(state_dir: &Path) -> Result<Option<Self>, Error> {
+        let path = config_file(state_dir);
+        let failed = |source| Error::State { path: path.clone(), source };
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(failed)?,
+        };
+        let config: Config = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+        Self::open(Config { state_dir: state_dir.to_owned(), ..config }).map(Some)
+    }
+
     /// Opens the node's network: settings, gateway address, table and what earlier runs attached.
     pub fn open(config: Config) -> Result<Self, Error> {
         let addresses = Addresses::open(config.state_dir.join("addresses"), config.pod_cidr)?;
+        // Before the first change, so that whatever is made can be found again.
+        keep(config_file(&config.state_dir), &config)?;
         let former = sysctl::set(&[("net.ipv4.ip_forward", "1")])?;
         remember_settings(&config.state_dir, former)?;
         let mut links = Links::new()?;
@@ -374,14 +389,21 @@ fn settings_file(state_dir: &Path) -> PathBuf {
     state_dir.join("settings.json")
 }
 
+fn config_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("config.json")
+}
+
+fn keep(path: PathBuf, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec(value).map_err(io::Error::from);
+    text.and_then(|text| fs::write(&path, text)).map_err(|source| Error::State { path, source })
+}
+
 /// Keeps the values from before the first change; later runs find our own values and change nothing.
 fn remember_settings(state_dir: &Path, former: BTreeMap<String, String>) -> Result<(), Error> {
     if former.is_empty() {
         return Ok(());
     }
-    let path = settings_file(state_dir);
-    let text = serde_json::to_vec(&former).map_err(io::Error::from);
-    text.and_then(|text| fs::write(&path, text)).map_err(|source| Error::State { path, source })
+    keep(settings_file(state_dir), &former)
 }
 
 /// A pod's hardware address, from its IP address.

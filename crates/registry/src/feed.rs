@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use store::{EventKind, KeyValue, Keys, Range, Revision, Store, Watch, WatchBatch};
@@ -13,6 +14,10 @@ use crate::cache::{Cache, Event, Item};
 use crate::resource::Resource;
 
 pub(crate) const ROOT: &str = "/registry/";
+
+/// How long a store that does not answer is left alone, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A resource with its cache.
 pub(crate) struct Entry {
@@ -79,26 +84,41 @@ impl Feed {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<(), store::Error> {
+        let mut pause = FIRST_PAUSE;
         loop {
             let from = Revision(self.applied().0 + 1);
-            // All keys, not only ours: every revision must be heard of, else a consistent read
-            // would wait for one that never comes.
-            let watch = Watch::of(Keys::prefix(""), Some(from));
-            let mut events = store.watch(watch).await?;
-            loop {
-                let batch = tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    batch = events.next() => batch,
-                };
-                match batch {
-                    Some(Ok(batch)) => self.apply(&batch),
-                    Some(Err(e @ store::Error::Compacted { .. })) => return Err(e),
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, "the watch on the store broke; taking it up again");
-                        break;
-                    }
-                    None => break,
-                }
+            let error = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                error = self.follow(&*store, from) => error,
+            };
+            if matches!(error, store::Error::Compacted { .. }) {
+                return Err(error);
+            }
+            // A watch that brought something was well; the next one is tried at once again.
+            if self.applied() >= from {
+                pause = FIRST_PAUSE;
+            }
+            tracing::warn!(%error, ?pause, "the watch on the store broke; taking it up again");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+        }
+    }
+
+    /// Takes in what one watch brings, until it breaks; answers why.
+    async fn follow(&self, store: &dyn Store, from: Revision) -> store::Error {
+        // All keys, not only ours: every revision must be heard of, else a consistent read would wait for
+        // one that never comes.
+        let mut events = match store.watch(Watch::of(Keys::prefix(""), Some(from))).await {
+            Ok(events) => events,
+            Err(error) => return error,
+        };
+        loop {
+            match events.next().await {
+                Some(Ok(batch)) => self.apply(&batch),
+                Some(Err(error)) => return error,
+                None => return store::Error::Unavailable("the watch ended".into()),
             }
         }
     }

@@ -1,30 +1,52 @@
-//! Durable puts per second: the embedded engine, and Debian's etcd in the same run where it is installed.
+//! Durable puts per second beside Debian's etcd, in the same run.
 //!
-//! `cargo bench -p store --bench puts`
+//! Three are compared: the engine in this process, as the API server uses it; our etcd front in a process
+//! of its own; and etcd in a process of its own. The last two are driven by the same client over one gRPC
+//! connection each, so they are like for like. They take turns, several rounds of each, for a disk that
+//! others use too is not the same from one second to the next: look at the ratio, and at its spread.
+//!
+//! `cargo bench --workspace --bench puts`; `ROUNDS` and `SECONDS` in the environment for other than 3 and 2.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on ends")]
+
+#[path = "../tests/peers/mod.rs"]
+mod peers;
+
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use store::embedded::{Config, Engine};
 use store::{Op, Put, Store, Txn};
 
 const VALUE: usize = 1024;
-const RUN: Duration = Duration::from_secs(3);
 const CLIENTS: [usize; 3] = [1, 64, 256];
+/// Tells this program to be the front, and where its store is.
+const FRONT: &str = "TIPHYS_BENCH_FRONT";
 
-async fn measure<F>(name: &str, clients: usize, put: impl Fn(usize, u64) -> F + Clone + Send + Sync + 'static)
+/// What one turn saw.
+#[derive(Clone, Copy)]
+struct Turn {
+    rate: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+async fn turn<F>(clients: usize, put: impl Fn(String) -> F + Clone + Send + Sync + 'static) -> Turn
 where
     F: Future<Output = ()> + Send,
 {
+    let run = Duration::from_secs(setting("SECONDS", 2));
     let start = Instant::now();
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let put = put.clone();
             tokio::spawn(async move {
                 let mut times = Vec::new();
-                while start.elapsed() < RUN {
+                while start.elapsed() < run {
                     let one = Instant::now();
-                    put(client, times.len() as u64).await;
+                    put(format!("/registry/bench/{client}/{}", times.len())).await;
                     times.push(one.elapsed());
                 }
                 times
@@ -33,81 +55,118 @@ where
         .collect();
     let mut times = Vec::new();
     for task in tasks {
-        times.extend(task.await.expect("a client does not panic"));
+        times.extend(task.await.unwrap());
     }
     times.sort();
     let rate = times.len() as f64 / start.elapsed().as_secs_f64();
-    let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-    println!("{name:9} {clients:4} clients: {rate:7.0} puts/s, p50 {p50:?}, p99 {p99:?}");
+    Turn { rate, p50: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
 }
 
-struct Etcd(Child);
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
 
-impl Drop for Etcd {
+async fn in_process(clients: usize) -> Turn {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), Config::default()).await.unwrap();
+    let shared = engine.clone();
+    let seen = turn(clients, move |key| {
+        let store = shared.clone();
+        async move {
+            let put = Put { key: key.into(), value: vec![b'x'; VALUE].into(), ..Put::default() };
+            store.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }).await.unwrap();
+        }
+    })
+    .await;
+    engine.close().await;
+    seen
+}
+
+async fn over_grpc(url: &str, clients: usize) -> Turn {
+    let client = etcd_client::Client::connect([url], None).await.unwrap();
+    turn(clients, move |key| {
+        let mut client = client.clone();
+        async move { drop(client.put(key, vec![b'x'; VALUE], None).await.unwrap()) }
+    })
+    .await
+}
+
+struct Front(Child);
+
+impl Drop for Front {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
-    listener.local_addr().expect("it is bound").port()
+async fn front(clients: usize) -> Turn {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(FRONT, dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let _front = Front(child);
+    over_grpc(url.trim(), clients).await
 }
 
-async fn etcd(dir: &std::path::Path) -> Option<(Etcd, etcd_client::Client)> {
-    let (client, peer) = (free_port(), free_port());
-    let client = format!("http://127.0.0.1:{client}");
-    let peer = format!("http://127.0.0.1:{peer}");
-    let child = Command::new("etcd")
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("default={peer}"), "--data-dir"])
-        .arg(dir)
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let child = Etcd(child);
-    loop {
-        if let Ok(mut connected) = etcd_client::Client::connect([&client], None).await
-            && connected.get("health", None).await.is_ok()
-        {
-            return Some((child, connected));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn etcd(program: &std::path::Path, clients: usize) -> Turn {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = peers::Etcd::start(program, dir.path()).await;
+    over_grpc(&etcd.url, clients).await
+}
+
+/// Lowest, middle and highest.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2], values[values.len() - 1])
+}
+
+fn report(name: &str, clients: usize, turns: &[Turn], etcd: &[Turn]) {
+    let (low, middle, high) = spread(turns.iter().map(|turn| turn.rate).collect());
+    let times = |of: fn(&Turn) -> Duration| {
+        let (_, middle, _) = spread(turns.iter().map(|turn| of(turn).as_secs_f64() * 1e3).collect());
+        middle
+    };
+    let (p50, p99) = (times(|turn| turn.p50), times(|turn| turn.p99));
+    let ratio = if etcd.is_empty() {
+        String::new()
+    } else {
+        let ratios = turns.iter().zip(etcd).map(|(one, other)| one.rate / other.rate).collect();
+        let (low, middle, high) = spread(ratios);
+        format!("; {middle:.2} x etcd ({low:.2} - {high:.2})")
+    };
+    println!(
+        "{name:18} {clients:4} clients: {middle:7.0} puts/s ({low:.0} - {high:.0}), p50 {p50:.2} ms, \
+         p99 {p99:.2} ms{ratio}"
+    );
 }
 
 #[tokio::main]
 async fn main() {
-    let key = |client: usize, n: u64| format!("/registry/bench/{client}/{n}");
-    for clients in CLIENTS {
-        let dir = tempfile::tempdir().expect("a directory for the store");
-        let store = Engine::open(dir.path(), Config::default()).await.expect("the store opens");
-        let shared = store.clone();
-        measure("embedded", clients, move |client, n| {
-            let store = shared.clone();
-            async move {
-                let put =
-                    Put { key: key(client, n).into(), value: vec![b'x'; VALUE].into(), ..Put::default() };
-                let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
-                store.txn(txn).await.expect("the store takes it");
-            }
-        })
-        .await;
-        store.close().await;
+    if let Some(dir) = std::env::var_os(FRONT) {
+        let engine = Engine::open(dir, Config::default()).await.unwrap();
+        let front = peers::Front::start(engine as Arc<dyn Store>).await;
+        println!("{}", front.url());
+        return std::future::pending().await;
     }
+    let program = peers::program("etcd", "etcd-server");
     for clients in CLIENTS {
-        let dir = tempfile::tempdir().expect("a directory for etcd");
-        let Some((_etcd, connected)) = etcd(dir.path()).await else {
-            return println!("etcd      is not installed (package etcd-server)");
-        };
-        measure("etcd", clients, move |client, n| {
-            let mut connected = connected.clone();
-            async move {
-                connected.put(key(client, n), vec![b'x'; VALUE], None).await.expect("etcd takes it");
+        let (mut ours, mut fronts, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..setting("ROUNDS", 3) {
+            ours.push(in_process(clients).await);
+            fronts.push(front(clients).await);
+            if let Some(program) = &program {
+                theirs.push(etcd(program, clients).await);
             }
-        })
-        .await;
+        }
+        report("in process", clients, &ours, &theirs);
+        report("our front, gRPC", clients, &fronts, &theirs);
+        if !theirs.is_empty() {
+            report("etcd, gRPC", clients, &theirs, &[]);
+        }
     }
 }

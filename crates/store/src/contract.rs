@@ -12,6 +12,7 @@
 //! range at 2 answers [`Error::Compacted`]; a watch from revision 3 still sees `y` and the delete.
 
 use std::fmt;
+use std::ops::Bound;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -80,6 +81,19 @@ impl Keys {
             Keys::One(one) => one == key,
             Keys::Range(start, end) => &start[..] <= key && key < &end[..],
             Keys::From(start) => &start[..] <= key,
+        }
+    }
+
+    /// The same for an ordered map.
+    pub(crate) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        match self {
+            Keys::One(key) => (Bound::Included(&key[..]), Bound::Included(&key[..])),
+            Keys::Range(start, end) => {
+                // An end before the start is an empty range, where `BTreeMap::range` would panic.
+                let end = if end > start { end } else { start };
+                (Bound::Included(&start[..]), Bound::Excluded(&end[..]))
+            }
+            Keys::From(start) => (Bound::Included(&start[..]), Bound::Unbounded),
         }
     }
 

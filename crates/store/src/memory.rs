@@ -160,8 +160,8 @@ impl Space for Pending<'_> {
     }
 
     fn delete(&mut self, keys: &Keys) -> Vec<KeyValue> {
-        let gone: Vec<KeyValue> =
-            self.state.keys.values().filter(|kv| keys.contains(&kv.key)).cloned().collect();
+        let within = self.state.keys.range::<[u8], _>(keys.bounds());
+        let gone: Vec<KeyValue> = within.map(|(_, kv)| kv.clone()).collect();
         for prev in &gone {
             self.state.keys.remove(&prev.key);
             self.state.leases.attach(&prev.key, prev.lease, LeaseId(0));
@@ -197,14 +197,17 @@ impl State {
             }
             keys = &past;
         }
-        let mut kvs: Vec<KeyValue> =
-            keys.values().filter(|kv| range.keys.contains(&kv.key)).cloned().collect();
-        let count = kvs.len();
-        if range.count_only {
-            kvs.clear();
-        } else if range.limit > 0 {
-            kvs.truncate(range.limit);
-        }
+        let count = match &range.keys {
+            Keys::From(start) if start.is_empty() => keys.len(),
+            some => keys.range::<[u8], _>(some.bounds()).count(),
+        };
+        let wanted = match range.limit {
+            _ if range.count_only => 0,
+            0 => count,
+            limit => limit,
+        };
+        let within = keys.range::<[u8], _>(range.keys.bounds()).map(|(_, kv)| kv).take(wanted);
+        let mut kvs: Vec<KeyValue> = within.cloned().collect();
         if range.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
         }

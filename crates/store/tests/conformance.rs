@@ -41,16 +41,8 @@ async fn a_real_etcd_keeps_the_contract() {
     let Some(program) = &peers::program("etcd", "etcd-server") else { return };
     cases::all(|| async move {
         let dir = tempfile::tempdir().unwrap();
-        let etcd = peers::Etcd::start(program, dir.path());
-        let mut config = etcd::Config::new(vec![etcd.url.clone()]);
-        config.connect_timeout = std::time::Duration::from_secs(10);
-        let client = loop {
-            // It refuses connections until it listens.
-            match etcd::Engine::connect(config.clone()).await {
-                Ok(client) => break client,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-        };
+        let etcd = peers::Etcd::start(program, dir.path()).await;
+        let client = etcd::Engine::connect(etcd::Config::new(vec![etcd.url.clone()])).await.unwrap();
         (client as Arc<dyn Store>, (etcd, dir))
     })
     .await;

@@ -1,6 +1,7 @@
 //! Which command is meant, by the first argument or by the name the binary is called by.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Up(Box<up::UpFlags>),
     /// Stop a cluster and take its traces off this host.
     Down(up::DownFlags),
+    /// Take what a kubelet or an agent left on this host away; its processes must have ended.
+    Reset(up::ResetFlags),
     /// Say how a cluster is.
     Status(up::NameFlag),
     /// Print a cluster's kubeconfig.
@@ -99,7 +102,8 @@ fn log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("TIPHYS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
@@ -114,6 +118,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
         Command::Up(flags) => runtime.block_on(up::up(*flags)),
+        Command::Reset(flags) => runtime.block_on(up::reset(flags)),
         Command::Down(flags) => runtime.block_on(up::down(flags)),
         Command::Status(flags) => runtime.block_on(up::status(&flags)),
         Command::Kubeconfig(flags) => up::kubeconfig(&flags),

@@ -5,18 +5,17 @@ use std::path::Path;
 
 use anyhow::Context;
 use cri::Runtime;
+use network::NodeNetwork;
 use network::netns::Namespace;
-use network::{NodeId, NodeNetwork};
 
-use crate::cluster::{Name, Settings};
-use crate::node::{MTU, Paths, proxy_table, runtime_config};
+use crate::cluster::Place;
+use crate::node::{Paths, proxy_table, runtime_config};
 
-/// Node number `index` of a cluster. Its processes have ended.
+/// The node that goes by `id` on this host. Its processes have ended.
 ///
 /// # Errors
 /// Something could not be removed; what was not come to stays.
-pub async fn node(name: &Name, settings: &Settings, index: usize) -> anyhow::Result<()> {
-    let (id, place) = (settings.node_id(name, index), name.place(settings, index));
+pub async fn node(id: &str, place: Place) -> anyhow::Result<()> {
     let paths = Paths { root: place.state };
     let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
     for sandbox in service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await? {
@@ -24,21 +23,12 @@ pub async fn node(name: &Name, settings: &Settings, index: usize) -> anyhow::Res
         service.remove_pod_sandbox(&sandbox.id).await?;
     }
     service.shutdown().await;
-    let config = network::Config {
-        id: NodeId::new(&id),
-        state_dir: paths.network(),
-        pod_cidr: settings.pod_cidr,
-        cluster_cidrs: vec![settings.pod_cidr],
-        service_cidrs: vec![settings.service_cidr],
-        node_ip: settings.nodes[index].ip,
-        mtu: MTU,
-    };
-    let table = proxy_table(&id);
+    let (state, table) = (paths.network(), proxy_table(id));
     tokio::task::spawn_blocking(move || match place.namespace {
-        None => network_here(config, &table),
+        None => network_here(&state, &table),
         // A namespace that is gone has taken its network with it.
         Some(path) if !path.exists() => Ok(()),
-        Some(path) => Namespace::open(&path)?.run(|| network_here(config, &table))?,
+        Some(path) => Namespace::open(&path)?.run(|| network_here(&state, &table))?,
     })
     .await??;
     unmount_below(&paths.root)?;
@@ -46,8 +36,10 @@ pub async fn node(name: &Name, settings: &Settings, index: usize) -> anyhow::Res
 }
 
 /// What the node made in the network namespace of this thread.
-fn network_here(config: network::Config, table: &str) -> anyhow::Result<()> {
-    NodeNetwork::open(config).context("the pod network")?.remove_all().context("removing the pod network")?;
+fn network_here(state: &Path, table: &str) -> anyhow::Result<()> {
+    if let Some(network) = NodeNetwork::reopen(state).context("the pod network")? {
+        network.remove_all().context("removing the pod network")?;
+    }
     proxy::Kernel::new()?.remove(table).context("removing the service rules")
 }
 

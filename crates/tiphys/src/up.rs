@@ -36,6 +36,22 @@ pub struct UpFlags {
 }
 
 #[derive(Args)]
+pub struct ResetFlags {
+    /// As it was given to the kubelet or agent.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    root_dir: PathBuf,
+    /// As it was given to the kubelet or agent.
+    #[arg(long, default_value = "/run/kubelet")]
+    run_dir: PathBuf,
+    /// As it was given to the kubelet or agent; the host's name where it was not.
+    #[arg(long)]
+    id: Option<String>,
+    /// As it was given to the agent.
+    #[arg(long)]
+    network_namespace: Option<PathBuf>,
+}
+
+#[derive(Args)]
 pub struct DownFlags {
     /// The cluster's name.
     #[arg(long, default_value = "default")]
@@ -245,6 +261,21 @@ pub fn kubeconfig(flags: &NameFlag) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes what a kubelet or an agent left on this host away: pods, links, routes, rules and cgroups. What
+/// is in its `--root-dir`, such as images, stays.
+pub async fn reset(flags: ResetFlags) -> anyhow::Result<()> {
+    server::check_host()?;
+    let place = Place { state: flags.root_dir, run: flags.run_dir, namespace: flags.network_namespace };
+    if let Some(pid) = running(&place) {
+        bail!("--run-dir {}: process {pid} runs there; stop it first", place.run.display());
+    }
+    let id = match flags.id {
+        Some(id) => id,
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    crate::teardown::node(&id, place).await
+}
+
 pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
     server::check_host()?;
     let name = &flags.name;
@@ -256,7 +287,7 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
     let ended = places.filter_map(|place| running(&place)).map(terminate);
     futures::future::try_join_all(ended).await?;
     for index in 0..settings.nodes.len() {
-        crate::teardown::node(name, &settings, index).await?;
+        crate::teardown::node(&settings.node_id(name, index), name.place(&settings, index)).await?;
     }
     let disconnected = (name.clone(), settings.clone());
     tokio::task::spawn_blocking(move || nodes::disconnect(&disconnected.0, &disconnected.1)).await??;

@@ -38,6 +38,9 @@ impl About<'_> {
             return Error::ImagePull { image: image.to_owned(), failure, message };
         }
         let (kind, id) = self.kind();
+        if status.code() == Code::Unknown && reserved(&message) {
+            return Error::AlreadyExists { kind, id };
+        }
         match status.code() {
             Code::NotFound => Error::NotFound { kind, id },
             Code::AlreadyExists => Error::AlreadyExists { kind, id },
@@ -55,6 +58,11 @@ impl About<'_> {
             _ => Error::Other(message),
         }
     }
+}
+
+/// Whether it tells of a name that is taken: containerd and CRI-O have no code for that.
+fn reserved(message: &str) -> bool {
+    message.contains("is reserved for")
 }
 
 /// What kind of failure a runtime's message tells of: most give them all one code.
@@ -99,6 +107,13 @@ mod tests {
             "container c1 timed out after 2 s",
         );
         check(About::Runtime, Code::Unknown, "why", "why");
+        let taken = "failed to reserve sandbox name \"a_b_c_0\": name \"a_b_c_0\" is reserved for \"1f\"";
+        check(
+            About::Sandbox("a"),
+            Code::Unknown,
+            taken,
+            &Error::AlreadyExists { kind: "sandbox", id: "a".into() }.to_string(),
+        );
         let failure = |message| match About::Pull("i").fault(Status::unknown(message)) {
             Error::ImagePull { failure, .. } => failure,
             other => panic!("{other}"),

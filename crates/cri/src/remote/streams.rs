@@ -1,12 +1,16 @@
 //! Exec, attach and port-forward: CRI names a URL for each, where SPDY is spoken as `kubectl` speaks it.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -68,8 +72,7 @@ impl Remote {
         let mut error = opener.open(&headers("error")).await.map_err(failed)?;
         error.writer.shutdown().await.map_err(failed)?;
         let data = opener.open(&headers("data")).await.map_err(failed)?;
-        // The connection lives as long as somebody reads from it.
-        let reader = Held { inner: data.reader, _open: open };
+        let reader = Forwarded { data: data.reader, error: error.reader, told: Vec::new(), _open: open };
         Ok(ByteStream { reader: Box::pin(reader), writer: data.writer })
     }
 
@@ -173,7 +176,7 @@ async fn exit_code(mut from: Reader) -> Result<i32> {
     let mut text = Vec::new();
     from.read_to_end(&mut text).await.map_err(failed)?;
     if text.is_empty() {
-        return Ok(0);
+        return Err(failed("it ended without telling how the command did"));
     }
     let status: Value = serde_json::from_slice(&text)
         .map_err(|_| Error::Container(String::from_utf8_lossy(&text).into_owned()))?;
@@ -188,18 +191,51 @@ async fn exit_code(mut from: Reader) -> Result<i32> {
     }
 }
 
-/// A reader with the connection it reads from.
-struct Held {
-    inner: Reader,
+/// Most of an error's text that is kept, in bytes.
+const LONGEST_FAULT: usize = 4096;
+
+/// What comes from a forwarded port, and then what went wrong. The connection lives as long as this.
+///
+/// The runtime answers before it has connected: that it could not is told on the error stream, so the end
+/// of the data is an end only where nothing is told there.
+struct Forwarded {
+    data: Reader,
+    error: Reader,
+    told: Vec<u8>,
     _open: DropGuard,
 }
 
-impl tokio::io::AsyncRead for Held {
+impl Forwarded {
+    /// Reads the error stream to its end.
+    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut piece = [0; 512];
+            let mut buffer = ReadBuf::new(&mut piece);
+            ready!(self.error.as_mut().poll_read(context, &mut buffer))?;
+            let room = LONGEST_FAULT - self.told.len();
+            match buffer.filled() {
+                [] => break,
+                filled => self.told.extend(&filled[..filled.len().min(room)]),
+            }
+        }
+        Poll::Ready(match self.told.is_empty() {
+            true => Ok(()),
+            false => Err(io::Error::other(String::from_utf8_lossy(&self.told).into_owned())),
+        })
+    }
+}
+
+impl AsyncRead for Forwarded {
     fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        self.inner.as_mut().poll_read(context, buffer)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.data.as_mut().poll_read(context, buffer))?;
+        if buffer.filled().len() > before || buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_told(context)
     }
 }

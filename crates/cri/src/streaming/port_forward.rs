@@ -120,18 +120,28 @@ async fn forward(
             };
             tokio::pin!(out, back);
             // What the pod still has to say is delivered after the client's end, not the other way round.
-            tokio::select! {
-                _ = &mut back => {}
-                _ = &mut out => {
-                    let _ = back.await;
-                }
+            let ended = tokio::select! {
+                ended = &mut back => ended,
+                _ = &mut out => back.await,
+            };
+            // A runtime behind a socket tells only now that the port could not be reached. A pod that
+            // resets its connection is no failure to forward.
+            if let Err(failure) = ended
+                && failure.kind() == io::ErrorKind::Other
+            {
+                tell(&mut error, port, &failure).await;
             }
         }
         Err(failure) => {
-            let message = format!("error forwarding port {port} to pod: {failure}");
-            let _ = error.writer.write_all(message.as_bytes()).await;
+            tell(&mut error, port, &failure).await;
             let _ = writer.shutdown().await;
         }
     }
     let _ = error.writer.shutdown().await;
+}
+
+/// A client that has gone needs not be told.
+async fn tell(error: &mut Stream, port: u16, failure: &(dyn std::error::Error + Sync)) {
+    let message = format!("error forwarding port {port} to pod: {failure}");
+    let _ = error.writer.write_all(message.as_bytes()).await;
 }

@@ -220,9 +220,10 @@ async fn read_frames(
                     opener.streams.lock().await.remove(&id);
                 }
             }
-            Frame::Reset { id } => {
+            Frame::Reset { id, cancel } => {
                 let target = opener.streams.lock().await.remove(&id);
-                if let Some(target) = target {
+                // Kubernetes' servers cancel every stream when a command is over, rather than end them.
+                if let Some(target) = target.filter(|_| !cancel) {
                     let _ = target.send(Err(io::ErrorKind::ConnectionReset.into())).await;
                 }
             }

@@ -118,10 +118,19 @@ async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = Count::new(probe.success_threshold, probe.failure_threshold);
     let mut told = None;
+    let mut hurry = Hurry::of(kind);
     loop {
-        ticks.tick().await;
+        let on_time = tokio::select! {
+            biased;
+            _ = ticks.tick() => true,
+            () = hurry.due() => false,
+        };
         let result = target.ask(&probe).await;
+        hurry.told(result.is_ok(), period);
         if let Err(message) = &result {
+            if !on_time {
+                continue;
+            }
             let text = format!("{} probe failed: {message}", kind.shown());
             target.ctx.recorder.container(
                 &target.pod,
@@ -144,6 +153,40 @@ async fn run(
         if kind == Kind::Startup || kind == Kind::Liveness && !ok {
             return;
         }
+    }
+}
+
+/// Between the first probe and the first success of a container that comes up, it is asked more often than
+/// its period says: most are a moment late only, and a whole period would be lost. Nothing but success counts
+/// of what is asked between.
+struct Hurry {
+    /// How long after the last answer; none where the period is enough.
+    wait: Option<Duration>,
+    /// Whether success is still waited for.
+    coming_up: bool,
+}
+
+impl Hurry {
+    const FIRST: Duration = Duration::from_millis(50);
+
+    fn of(kind: Kind) -> Self {
+        // Liveness has nothing to gain from an early success.
+        Self { wait: None, coming_up: kind != Kind::Liveness }
+    }
+
+    async fn due(&self) {
+        match self.wait {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn told(&mut self, ok: bool, period: Duration) {
+        self.coming_up &= !ok;
+        let next = self.wait.map_or(Self::FIRST, |wait| wait * 2);
+        self.wait = (self.coming_up && next < period).then_some(next);
+        // Once as slow as the period, it stays so.
+        self.coming_up &= self.wait.is_some();
     }
 }
 
@@ -188,5 +231,27 @@ impl Target {
             return timeout(limit, grpc::check(&self.host, number, service)).await.map_err(late)?;
         }
         Err("missing probe handler".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: Kind, period: u64, results: &str, want: &[Option<u64>]) {
+        let mut hurry = Hurry::of(kind);
+        let waits = results.chars().map(|result| {
+            hurry.told(result == '+', Duration::from_secs(period));
+            hurry.wait.and_then(|wait| u64::try_from(wait.as_millis()).ok())
+        });
+        assert_eq!(waits.collect::<Vec<_>>(), want, "{results}");
+    }
+
+    #[test]
+    fn one_that_comes_up_is_asked_again_soon() {
+        check(Kind::Readiness, 1, "------", &[Some(50), Some(100), Some(200), Some(400), Some(800), None]);
+        check(Kind::Startup, 10, "--+-", &[Some(50), Some(100), None, None]);
+        check(Kind::Readiness, 10, "+-", &[None, None]);
+        check(Kind::Liveness, 10, "--", &[None, None]);
     }
 }

@@ -1,12 +1,11 @@
 //! A containerd of its own for each test, with Debian's `runc`, and networks that are namespaces and no more.
 
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::Command;
 
 use cri::{Remote, Runtime};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use testkit::Peer;
 use tokio_util::sync::CancellationToken;
 
 use crate::image::Image;
@@ -25,7 +24,7 @@ pub fn missing() -> Option<&'static str> {
 
 /// A running containerd; it ends with this.
 pub struct Containerd {
-    child: Child,
+    peer: Peer,
     pub remote: Remote,
     stop: CancellationToken,
 }
@@ -65,19 +64,13 @@ impl Containerd {
         std::fs::write(conf.join("10-test.conflist"), list.to_string()).unwrap();
         let config = dir.join("config.toml");
         std::fs::write(&config, configuration(dir)).unwrap();
-        let log = std::fs::File::create(dir.join("containerd.log")).unwrap();
-        let child = Command::new("containerd")
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        // The socket is there with the first, the CRI service with the second.
+        let ready = ["containerd successfully booted", "Start streaming server"];
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(&config);
+        let starting = move || Peer::start(&mut command, &ready).unwrap();
+        let peer = tokio::task::spawn_blocking(starting).await.unwrap();
         let socket = dir.join("containerd.sock");
-        let stop = CancellationToken::new();
-        let remote = connect(&socket, &stop).await;
         for (name, image) in [
             ("busybox", Image::busybox(image)),
             (
@@ -88,7 +81,7 @@ impl Containerd {
             let place = dir.join(name);
             std::fs::create_dir_all(&place).unwrap();
             let archive = image.oci_archive(&place);
-            let import = Command::new("ctr")
+            let import = tokio::process::Command::new("ctr")
                 .args(["--address".as_ref(), socket.as_os_str()])
                 .args(["--namespace", "k8s.io", "images", "import"])
                 .arg(&archive)
@@ -96,28 +89,17 @@ impl Containerd {
             let import = import.await.unwrap();
             assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
         }
-        Self { child, remote, stop }
+        let stop = CancellationToken::new();
+        let remote = Remote::connect(socket.to_str().unwrap(), stop.clone()).await.unwrap();
+        let status = remote.status().await.unwrap().status.unwrap();
+        assert!(status.conditions.iter().all(|condition| condition.status), "{status:?}");
+        Self { peer, remote, stop }
     }
 
-    pub async fn end(mut self) {
+    pub fn end(self) {
         self.stop.cancel();
-        self.child.kill().await.unwrap();
+        drop(self.peer);
     }
-}
-
-/// Connects as soon as it answers.
-async fn connect(socket: &Path, stop: &CancellationToken) -> Remote {
-    let ready = async {
-        loop {
-            if let Ok(remote) = Remote::connect(socket.to_str().unwrap(), stop.clone()).await
-                && remote.status().await.is_ok()
-            {
-                return remote;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), ready).await.expect("containerd never answers")
 }
 
 /// Answers as a CNI plugin: the loopback interface is up, and an address is named that nobody has.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use cri::v1;
+use tokio::io::AsyncWriteExt;
 
 use crate::image::{Image, Layer, digest};
 use crate::suite::Case;
-use crate::world::World;
+use crate::world::{BUSYBOX, World};
 
 /// All of it.
 pub const CASES: &[Case] = crate::cases![
@@ -15,7 +16,31 @@ pub const CASES: &[Case] = crate::cases![
     layers_hide_link_and_stay_inside,
     docker_archives_are_images_too,
     a_registry_gives_images_and_says_no,
+    an_image_in_use_stays,
+    an_attached_process_tells_its_code,
 ];
+
+async fn an_image_in_use_stays(world: &mut World) {
+    let (_, container) = world.start("user", "sleep 1000").await;
+    let image = v1::ImageSpec { image: BUSYBOX.into(), ..Default::default() };
+    let in_use = world.runtime.remove_image(image.clone()).await.unwrap_err();
+    assert!(matches!(in_use, cri::Error::FailedPrecondition { .. }), "{in_use}");
+    assert!(world.runtime.image_status(image.clone()).await.unwrap().is_some());
+    world.runtime.remove_container(&container).await.unwrap();
+    world.runtime.remove_image(image).await.unwrap();
+}
+
+async fn an_attached_process_tells_its_code(world: &mut World) {
+    let change = |config: &mut v1::ContainerConfig| {
+        config.stdin = true;
+        config.stdin_once = true;
+    };
+    let (_, container) = world.start_with("attached", "read line; exit 9", change).await;
+    let options = cri::AttachOptions { stdin: true, ..Default::default() };
+    let mut streams = world.runtime.attach(&container, options).await.unwrap();
+    streams.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
+    assert_eq!(streams.exit.await.unwrap(), 9);
+}
 
 async fn a_restart_loses_neither_containers_nor_lines(world: &mut World) {
     let script = "i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 7";
@@ -87,7 +112,7 @@ async fn docker_archives_are_images_too(world: &mut World) {
 
 /// Serves one image at `v2/library/pulled` to who says `user:secret`.
 async fn registry(image: &Image) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (manifest, blobs) = image.blobs();

@@ -4,6 +4,7 @@
 mod containerd;
 mod embedded;
 mod image;
+mod leftovers;
 mod suite;
 mod world;
 

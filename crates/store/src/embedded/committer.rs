@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::gate::{Herald, Told};
 use super::log::{Batch, Log};
 use super::row::{RowRef, Summary};
 use super::state::{Pending, Shared, State};
@@ -19,8 +20,8 @@ use crate::txn::{self, Space};
 
 /// Bytes of rows after which a batch is full.
 const BATCH_BYTES: usize = 8 << 20;
-/// How long a batch may wait for writers that have just been answered. A sync takes several times this.
-const GATHER: Duration = Duration::from_micros(150);
+/// How long a batch may wait at most for writers that have just been answered.
+const GATHER: Duration = Duration::from_millis(1);
 /// Events that one step of compaction forgets, and rows that it drops.
 const COMPACTION_STEP: usize = 2000;
 
@@ -39,14 +40,14 @@ pub(crate) enum Command {
 }
 
 /// An answer that waits for the sync.
-enum Answer {
+pub(crate) enum Answer {
     Txn(Reply<TxnAnswer>, TxnAnswer),
     Grant(Reply<(LeaseId, i64)>, (LeaseId, i64)),
     Done(Reply<()>),
 }
 
 impl Answer {
-    fn send(self, failed: Option<&Error>) {
+    pub(crate) fn send(self, failed: Option<&Error>) {
         // Whoever asked may have gone; the write stands all the same.
         match (self, failed.map(again)) {
             (Answer::Txn(reply, _), Some(error)) => drop(reply.send(Err(error))),
@@ -83,6 +84,9 @@ pub(crate) struct Committer<L> {
     pub left: VecDeque<Command>,
     /// Writers that are known to be about.
     pub expected: usize,
+    /// How long the last batch took to be on disk.
+    pub sync_time: Duration,
+    pub herald: Herald,
 }
 
 /// One batch in the making.
@@ -143,17 +147,21 @@ impl<L: Log> Committer<L> {
     /// Adds what has queued to `left`, waiting a little for as many as there were.
     ///
     /// Writers wait for their answer before they write again. Taking only what is there when a sync ends
-    /// would let the first of them have a sync alone while the others queue behind it.
+    /// would let the first of them have a sync alone while the others queue behind it. Waiting is worth as
+    /// long as the syncs that it saves.
     fn gather(&mut self) {
-        let until = Instant::now() + GATHER;
+        self.drain();
+        let missing = self.expected.min(self.shared.config.batch).saturating_sub(self.left.len() + 1);
+        if missing > 0 {
+            self.shared.gate.wait(&self.queue, missing, GATHER.min(self.sync_time * 2));
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
         while self.left.len() < self.shared.config.batch {
-            if let Ok(command) = self.queue.try_recv() {
-                self.left.push_back(command);
-            } else if self.left.len() + 1 < self.expected && Instant::now() < until {
-                std::thread::yield_now();
-            } else {
-                return;
-            }
+            let Ok(command) = self.queue.try_recv() else { return };
+            self.left.push_back(command);
         }
     }
 
@@ -284,11 +292,14 @@ impl<L: Log> Committer<L> {
         let metrics = &self.shared.metrics;
         match written {
             Ok(()) => {
-                metrics.commit_micros.record_time(started.elapsed());
+                self.sync_time = started.elapsed();
+                metrics.commit_micros.record_time(self.sync_time);
                 metrics.batch_size.record(answers.len() as u64);
                 metrics.revision.store(batch.summary.revision.0 as u64, Relaxed);
                 self.summary = batch.summary;
+                let size = self.log.size();
                 let mut state = self.shared.state.write();
+                state.size = size;
                 let wake = state.publish(commits);
                 let config = &self.shared.config;
                 if let Some(excess) = state.history.excess(config.retain_events, config.retain_bytes) {
@@ -298,8 +309,7 @@ impl<L: Log> Committer<L> {
                 if !granted.is_empty() {
                     self.shared.lease_changed.notify_one();
                 }
-                answers.into_iter().for_each(|answer| answer.send(None));
-                wake.iter().for_each(|slot| slot.wake());
+                self.herald.tell(Told { answers, wake });
             }
             Err(error) => {
                 tracing::error!(%error, writes = answers.len(), "a batch could not be written");

@@ -175,7 +175,13 @@ pub(crate) fn damaged(dir: &Path, reason: impl Into<String>) -> Error {
 fn fault(dir: &Path, error: fjall::Error) -> Error {
     match error {
         fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
-            io_error(dir, source)
+            match source.kind() {
+                // One of its files does not have what another says it has.
+                ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData => {
+                    damaged(dir, format!("its log does not fit together: {source}"))
+                }
+                _ => io_error(dir, source),
+            }
         }
         fjall::Error::Locked => Error::InUse { path: dir.to_owned() },
         other => damaged(dir, other.to_string()),

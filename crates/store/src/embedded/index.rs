@@ -4,7 +4,6 @@
 //! they do not see them. That is all the isolation there is, and all that is needed.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -98,16 +97,8 @@ impl Index {
     }
 
     fn select<'a>(&'a self, keys: &'a Keys, at: Revision) -> impl Iterator<Item = (&'a Bytes, &'a Version)> {
-        let bounds = match keys {
-            Keys::One(key) => (Bound::Included(&key[..]), Bound::Included(&key[..])),
-            Keys::Range(start, end) => {
-                // An end before the start is an empty range, where `BTreeMap::range` would panic.
-                let end = if end > start { end } else { start };
-                (Bound::Included(&start[..]), Bound::Excluded(&end[..]))
-            }
-            Keys::From(start) => (Bound::Included(&start[..]), Bound::Unbounded),
-        };
-        self.keys.range::<[u8], _>(bounds).filter_map(move |(key, versions)| Some((key, versions.at(at)?)))
+        let within = self.keys.range::<[u8], _>(keys.bounds());
+        within.filter_map(move |(key, versions)| Some((key, versions.at(at)?)))
     }
 
     /// Keys in the range with what they were at a revision.

@@ -6,6 +6,7 @@
 //! | `state`, `index`, `history` | what readers see |
 //! | `hub` | watches |
 //! | `timers` | leases that end, history that ages, progress that is told |
+//! | `gate` | how writers wake the committer, and it them |
 //! | `log`, `disk`, `row` | the seam to the disk, the database behind it, what a row is |
 //! | `snapshot` | backups, and stores made from them |
 //!
@@ -16,6 +17,7 @@
 mod committer;
 mod config;
 mod disk;
+mod gate;
 mod history;
 mod hub;
 mod index;
@@ -29,7 +31,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -43,6 +45,7 @@ pub use self::snapshot::restore;
 
 use self::committer::{Command, Committer};
 use self::disk::Disk;
+use self::gate::{Gate, Herald};
 use self::hub::Watcher;
 use self::log::Log;
 use self::state::{Loaded, Shared, State};
@@ -56,7 +59,7 @@ use crate::txn;
 pub struct Engine {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Command>,
-    _timers: Vec<AbortOnDropHandle<()>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Engine {
@@ -88,7 +91,9 @@ impl Engine {
             config,
             metrics: Metrics::default(),
             lease_changed: tokio::sync::Notify::new(),
+            gate: Gate::default(),
         });
+        let (herald, heralding) = Herald::new();
         let committer = Committer {
             shared: shared.clone(),
             log,
@@ -99,14 +104,17 @@ impl Engine {
             broken: None,
             left: VecDeque::new(),
             expected: 0,
+            sync_time: Duration::ZERO,
+            herald,
         };
         // It ends when the last sender of its queue goes, which the engine and its timers own.
         std::thread::Builder::new()
             .name("store-committer".into())
             .spawn(move || committer.run())
             .map_err(|error| Error::Unavailable(format!("its writer could not start: {error}")))?;
-        let timers = timers::start(&shared, &queue);
-        Ok(Arc::new(Engine { shared, queue, _timers: timers }))
+        let mut tasks = timers::start(&shared, &queue);
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(heralding)));
+        Ok(Arc::new(Engine { shared, queue, _tasks: tasks }))
     }
 
     /// Ends the store: writes that wait are answered, watches are told, the files are closed.
@@ -135,6 +143,7 @@ impl Engine {
         let closed = || Error::Unavailable("it is shut down".into());
         let (reply, answer) = oneshot::channel();
         self.queue.send(command(reply)).await.map_err(|_| closed())?;
+        self.shared.gate.queued(&self.queue);
         answer.await.map_err(|_| closed())?
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::config::Config;
+use super::gate::Gate;
 use super::history::History;
 use super::hub::{Hub, Slot};
 use super::index::{Index, Version};
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     /// Woken when a lease may be due earlier than the expiry task knows.
     pub lease_changed: tokio::sync::Notify,
+    pub gate: Gate,
 }
 
 pub(crate) struct State {

@@ -4,10 +4,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use store::{Store, front};
+use testkit::Peer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -56,32 +57,25 @@ impl Drop for Front {
 
 /// A real etcd of one member, until it is dropped.
 pub struct Etcd {
-    child: Child,
+    _peer: Peer,
     pub url: String,
 }
 
 impl Etcd {
-    pub fn start(program: &Path, dir: &Path) -> Etcd {
+    /// Starts one and waits until it says that it serves.
+    pub async fn start(program: &Path, dir: &Path) -> Etcd {
         let url = || {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             format!("http://{}", listener.local_addr().unwrap())
         };
         let (client, peer) = (url(), url());
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}"), "--data-dir"])
-            .arg(dir)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Etcd { child, url: client }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+            .arg(dir);
+        let starting = move || Peer::start(&mut command, &["ready to serve client requests"]).unwrap();
+        Etcd { _peer: tokio::task::spawn_blocking(starting).await.unwrap(), url: client }
     }
 }

@@ -16,8 +16,8 @@ const CREATES: usize = 30_000;
 const LISTED: usize = 10_000;
 const LISTS: usize = 20;
 const GETTING: Duration = Duration::from_secs(5);
-/// Events that each watcher gets.
-const EVENTS: usize = 200;
+/// Events that each watcher gets; each client writes its share.
+const EVENTS: usize = 50 * CLIENTS;
 
 fn path(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/configmaps")
@@ -30,14 +30,21 @@ fn object(name: &str) -> Bytes {
     Bytes::from(document.to_string())
 }
 
-/// Everything in this order, for each leaves what the next needs.
-pub async fn all(target: &Target) -> Result<Vec<Measurement>> {
+/// Everything in this order, for each leaves what the next needs; `memory` says what the cluster uses, bytes.
+pub async fn all(target: &Target, memory: impl Fn() -> Result<u64>) -> Result<Vec<Measurement>> {
     let mut connection = target.connect().await?;
     for namespace in ["bench", "listed", "watched"] {
         let document = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         connection.put_json(Method::POST, "/api/v1/namespaces", &document).await?;
     }
     let mut rows = creates(target).await?;
+    let megabytes = memory()? as f64 / 1e6;
+    rows.push(Measurement::one(
+        format!("memory after {CREATES} creates"),
+        "MB",
+        Budget::AtMost(150.0),
+        megabytes,
+    ));
     rows.extend(gets(target).await?);
     rows.extend(lists(target, &mut connection).await?);
     for watchers in [100, 1000] {
@@ -119,7 +126,8 @@ async fn lists(target: &Target, connection: &mut Connection) -> Result<Vec<Measu
     Ok(vec![Measurement::new(name, "ms", Budget::AtMost(15.0), times)])
 }
 
-/// Updates one object again and again while many watch it; each update carries its own time.
+/// Every client updates an object of its own again and again while many watch all of them; each update carries
+/// its own time.
 async fn fan_out(target: &Target, connection: &mut Connection, watchers: usize) -> Result<Vec<Measurement>> {
     let list = connection.get(&path("watched")).await?;
     let revision =
@@ -131,16 +139,9 @@ async fn fan_out(target: &Target, connection: &mut Connection, watchers: usize) 
     }
     let start = Instant::now();
     let readers: Vec<_> = watches.into_iter().map(|watch| tokio::spawn(read(watch))).collect();
-    let name = format!("w-{watchers}");
-    let url = format!("{}/{name}", path("watched"));
-    for index in 0..EVENTS {
-        let document = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"sent": micros()?.to_string()},
-        });
-        let (method, url) =
-            if index == 0 { (Method::POST, path("watched")) } else { (Method::PUT, url.clone()) };
-        connection.put_json(method, &url, &document).await?;
-    }
+    let writers =
+        (0..CLIENTS).map(|client| tokio::spawn(update(target.clone(), format!("w-{watchers}-{client}"))));
+    join(writers).await?;
     let delays = join(readers.into_iter()).await?.concat();
     let rate = delays.len() as f64 / start.elapsed().as_secs_f64();
     let (least, most) = if watchers == 100 {
@@ -152,6 +153,22 @@ async fn fan_out(target: &Target, connection: &mut Connection, watchers: usize) 
         vec![Measurement::one(format!("watch events to {watchers} watchers"), "per s", least, rate)];
     rows.extend(Measurement::times(&format!("delay to {watchers} watchers"), Budget::None, most, &delays));
     Ok(rows)
+}
+
+/// Makes an object and updates it, one client's share of the events.
+async fn update(target: Target, name: String) -> Result<()> {
+    let mut connection = target.connect().await?;
+    for index in 0..EVENTS / CLIENTS {
+        let document = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"sent": micros()?.to_string()},
+        });
+        let (method, url) = match index {
+            0 => (Method::POST, path("watched")),
+            _ => (Method::PUT, format!("{}/{name}", path("watched"))),
+        };
+        connection.put_json(method, &url, &document).await?;
+    }
+    Ok(())
 }
 
 /// How long after its sending each event came.

@@ -12,6 +12,9 @@ use super::headers::{Compressor, Decompressor};
 const VERSION: u16 = 3;
 const CONTROL: u32 = 1 << 31;
 const FIN: u8 = 1;
+/// Statuses of `RST_STREAM`.
+const CANCEL: u32 = 5;
+const INTERNAL_ERROR: u32 = 6;
 /// Longest control frame accepted, in bytes; header blocks are short here.
 const LONGEST_CONTROL: usize = 64 * 1024;
 /// Longest piece of data accepted at once, in bytes.
@@ -24,8 +27,8 @@ pub enum Frame {
     Open { id: u32, headers: HashMap<String, String>, fin: bool },
     /// `SYN_REPLY`.
     Reply { id: u32 },
-    /// `RST_STREAM`.
-    Reset { id: u32 },
+    /// `RST_STREAM`, and whether it says only that the stream is over (`CANCEL`).
+    Reset { id: u32, cancel: bool },
     /// `PING`.
     Ping { id: u32 },
     /// `GOAWAY`.
@@ -79,7 +82,7 @@ impl Frame {
                 decompressor.headers(block)?;
                 Self::Reply { id: number(0)? & !CONTROL }
             }
-            3 => Self::Reset { id: number(0)? & !CONTROL },
+            3 => Self::Reset { id: number(0)? & !CONTROL, cancel: number(4)? == CANCEL },
             6 => Self::Ping { id: number(0)? },
             7 => Self::GoAway,
             8 => {
@@ -117,7 +120,10 @@ impl Frame {
                 body.extend(compressor.headers(&HashMap::new())?);
                 (2, 0, body)
             }
-            Self::Reset { id } => (3, 0, [id.to_be_bytes(), 5u32.to_be_bytes()].concat()),
+            Self::Reset { id, cancel } => {
+                let status = if *cancel { CANCEL } else { INTERNAL_ERROR };
+                (3, 0, [id.to_be_bytes(), status.to_be_bytes()].concat())
+            }
             Self::Ping { id } => (6, 0, id.to_be_bytes().to_vec()),
             Self::GoAway => (7, 0, vec![0; 8]),
             Self::Other => return Ok(()),
