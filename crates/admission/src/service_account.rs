@@ -83,7 +83,8 @@ fn mountable(account: &Object, pod: &Object) -> Result<(), String> {
         for container in items(spec, list) {
             let envs = items(container, "env")
                 .filter_map(|e| Some((text(e, "name"), e.get("valueFrom")?.get("secretKeyRef")?)));
-            for (env, reference) in envs.filter(|(_, reference)| unknown(text(reference, "name"))) {
+            let mut unknown_ones = envs.filter(|(_, reference)| unknown(text(reference, "name")));
+            if let Some((env, reference)) = unknown_ones.next() {
                 return Err(format!(
                     "{word} {} with envVar {env} referencing secret.secretName=\"{}\" is not allowed because service account {name} does not reference that secret",
                     text(container, "name"),

@@ -48,10 +48,10 @@ impl Encoding {
     ///
     /// # Errors
     /// What upstream's decoder says.
-    pub fn decode(self, body: &[u8], type_name: &str) -> Result<Decoded, String> {
+    pub fn decode(self, body: &Bytes, type_name: &str) -> Result<Decoded, String> {
         let json = |e: &dyn std::fmt::Display| format!("couldn't get version/kind; json parse error: {e}");
         let mut decoded = match self {
-            Encoding::Json => decode_json(body).map_err(|e| json(&e))?,
+            Encoding::Json => decode_json(body).map_err(|e| json(&e))?.from_source(body.clone()),
             Encoding::Yaml => decode_yaml(body).map_err(|e| e.to_string())?,
             Encoding::Protobuf => decode_protobuf(body, type_name).map_err(|e| e.to_string())?,
         };
@@ -98,7 +98,7 @@ impl Server {
     pub(crate) fn decode(
         &self,
         call: &Call,
-        body: &[u8],
+        body: &Bytes,
         kind: (&str, &str),
         type_name: &str,
     ) -> Result<Decoded, Status> {
@@ -147,7 +147,7 @@ impl Server {
         &self,
         call: &Call,
         endpoint: &Endpoint,
-        body: &[u8],
+        body: &Bytes,
     ) -> Result<Decoded, Status> {
         let resource = &endpoint.resource;
         let version = &resource.versions[endpoint.version];
@@ -203,8 +203,8 @@ mod tests {
         );
     }
 
-    fn fails(encoding: Encoding, body: &[u8], message: &str) {
-        assert_eq!(encoding.decode(body, "").unwrap_err(), message);
+    fn fails(encoding: Encoding, body: &'static [u8], message: &str) {
+        assert_eq!(encoding.decode(&Bytes::from_static(body), "").unwrap_err(), message);
     }
 
     #[test]
@@ -220,6 +220,6 @@ mod tests {
             b"x",
             "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
         );
-        assert!(Encoding::Json.decode(b"null", "").unwrap().value.is_object());
+        assert!(Encoding::Json.decode(&Bytes::from_static(b"null"), "").unwrap().value.is_object());
     }
 }

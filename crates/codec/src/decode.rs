@@ -1,8 +1,10 @@
 //! Bodies into JSON maps. Unlike `serde_json::Value`'s own reader, a key that stands twice is told.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -13,11 +15,24 @@ pub struct Decoded {
     /// Keys that stood twice, as warnings tell them, in the order found; the last one won.
     pub duplicates: Vec<String>,
     yaml: bool,
+    /// The JSON that it was decoded from; empty where that is not known.
+    source: Bytes,
 }
 
 impl Decoded {
     pub fn new(value: Value) -> Decoded {
-        Decoded { value, duplicates: Vec::new(), yaml: false }
+        Decoded { value, duplicates: Vec::new(), yaml: false, source: Bytes::new() }
+    }
+
+    /// Keeps the JSON that it was decoded from.
+    pub fn from_source(mut self, source: Bytes) -> Decoded {
+        self.source = source;
+        self
+    }
+
+    /// The JSON that it was decoded from, for [`in_order`].
+    pub fn source(&self) -> Bytes {
+        self.source.clone()
     }
 
     /// The keys that stood twice, as a strict decoder's error tells them.
@@ -43,7 +58,24 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, Error> {
         .deserialize(&mut reader)
         .map_err(|e| json_error(&e, body))?;
     reader.end().map_err(|_| Error(trailing(body)))?;
-    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: false })
+    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: false, source: Bytes::new() })
+}
+
+/// Paths (`spec.containers[0].foo`) in the order in which a JSON text has them; those that it does not
+/// have come last. A decoded map no longer knows.
+pub fn in_order(source: &[u8], mut paths: Vec<String>) -> Vec<String> {
+    if source.is_empty() || paths.len() < 2 {
+        return paths;
+    }
+    let wanted: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
+    let found = RefCell::new(Vec::new());
+    let order = Order { at: At::Root, wanted: &wanted, found: &found };
+    if order.deserialize(&mut serde_json::Deserializer::from_slice(source)).is_err() {
+        return paths;
+    }
+    let found = found.into_inner();
+    paths.sort_by_cached_key(|path| found.iter().position(|f| f == path).unwrap_or(usize::MAX));
+    paths
 }
 
 /// # Errors
@@ -59,7 +91,7 @@ pub fn decode_yaml(body: &[u8]) -> Result<Decoded, Error> {
         Seed { at: At::Root, duplicates: &duplicates, yaml: true }.deserialize(reader)
     });
     let value = read.map_err(|e| yaml_error(&e))?;
-    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: true })
+    Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: true, source: Bytes::new() })
 }
 
 /// `yaml: line 3: did not find …`; what stands on the first line is told without it.
@@ -203,6 +235,70 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
+/// Looks where the wanted paths stand.
+struct Order<'a> {
+    at: At<'a>,
+    wanted: &'a BTreeSet<&'a str>,
+    found: &'a RefCell<Vec<String>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Order<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Order<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut i = 0;
+        loop {
+            let at = At::Index(&self.at, i);
+            let item = Order { at, wanted: self.wanted, found: self.found };
+            if seq.next_element_seed(item)?.is_none() {
+                return Ok(());
+            }
+            i += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            let at = At::Key(&self.at, &key);
+            let path = at.to_string();
+            if self.wanted.contains(path.as_str()) {
+                self.found.borrow_mut().push(path);
+            }
+            map.next_value_seed(Order { at, wanted: self.wanted, found: self.found })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +311,16 @@ mod tests {
             [r#"duplicate field "a.b""#, r#"duplicate field "l[0].x""#, r#"duplicate field "a""#]
         );
         assert_eq!(d.value["a"]["b"], 3);
+    }
+
+    #[test]
+    fn paths_come_in_the_order_of_the_text() {
+        let check = |paths: &[&str], expected: &[&str]| {
+            let text = br#"{"t":{"l":[{"b":1,"a":2}]},"s":true,"n":null}"#;
+            assert_eq!(in_order(text, paths.iter().map(|p| (*p).to_owned()).collect()), expected);
+        };
+        check(&["n", "s", "t.l[0].a", "t.l[0].b"], &["t.l[0].b", "t.l[0].a", "s", "n"]);
+        check(&["x", "s"], &["s", "x"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod media;
 pub mod protobuf;
 pub mod stored;
 
-pub use decode::{Decoded, decode_json, decode_yaml};
+pub use decode::{Decoded, decode_json, decode_yaml, in_order};
 pub use extract::extract;
 pub use media::{Format, MediaType};
 pub use protobuf::decode_protobuf;

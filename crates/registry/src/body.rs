@@ -31,10 +31,12 @@ impl Resource {
     ) -> Result<(Object, Warnings), Status> {
         let v = &self.versions[version];
         let strict_duplicates = body.strict_duplicates();
+        let source = body.source();
         let duplicates = body.duplicates;
         let mut object = self.typed(version, body.value)?;
         let found = v.types.conform(v.ty, &mut object.0).map_err(|e| self.cannot_be(v, &e.to_string()))?;
-        let unknown = found.unknown.iter().map(unknown_field);
+        let unknown = codec::in_order(&source, found.unknown);
+        let unknown = unknown.iter().map(unknown_field);
         let warnings = match validation {
             FieldValidation::Ignore => Vec::new(),
             FieldValidation::Warn => duplicates.into_iter().chain(unknown).collect(),

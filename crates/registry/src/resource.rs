@@ -116,6 +116,10 @@ pub trait PartHook: Send + Sync {
     fn verbs(&self) -> Vec<&'static str> {
         vec!["get", "patch", "update"]
     }
+    /// Whether who changes something this way comes to hold it.
+    fn is_tracked(&self) -> bool {
+        true
+    }
 }
 
 /// The object as another kind.

@@ -237,6 +237,13 @@ impl Engine {
         let Part::Hook(_, hook) = part else {
             return self.track(resource, cx, part, new, Some(old));
         };
+        if !hook.is_tracked() {
+            match old.get(&["metadata", "managedFields"]) {
+                Some(list) => new.set_meta("managedFields", list.clone()),
+                None => new.remove_meta("managedFields"),
+            }
+            return;
+        }
         let mut seen = new.clone();
         meta::carry_over(&mut seen, old);
         hook.prepare(&mut seen, old);

@@ -140,6 +140,11 @@ pub fn qos_class(pod: &Object) -> &'static str {
 pub struct EphemeralContainers;
 
 impl PartHook for EphemeralContainers {
+    /// Upstream takes the list alone out of the change, whose managed fields are lost with the rest.
+    fn is_tracked(&self) -> bool {
+        false
+    }
+
     fn prepare(&self, new: &mut Object, old: &Object) {
         let list = new.get(&["spec", "ephemeralContainers"]).cloned();
         keep_all_but_metadata(new, old);

@@ -74,8 +74,7 @@ fn generic(at: &At<'_>, errors: &mut Errors) {
     if at.raw("items").is_some_and(Value::is_array) {
         errors.forbidden(&at.path.child("items"), "items must be a schema object and not an array");
     }
-    if let Err(why) = regex::Regex::new(at.str("pattern")) {
-        let why = why.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    if let Some(why) = pattern_fault(at.str("pattern")) {
         let words = format!("must be a valid regular expression, but isn't: error parsing regexp: {why}");
         at.invalid("pattern", at.str("pattern"), &words, errors);
     }
@@ -329,4 +328,42 @@ fn defaults(at: &At<'_>, errors: &mut Errors) {
         values::check(default.value, at.value, "", &default.path, errors);
     }
     inner(at, &mut |schema| defaults(schema, errors));
+}
+
+/// Why a pattern is no regular expression, in the words of Go's parser.
+fn pattern_fault(pattern: &str) -> Option<String> {
+    use regex_syntax::ast::ErrorKind;
+    let error = match regex_syntax::ast::parse::Parser::new().parse(pattern) {
+        Ok(_) => return regex::Regex::new(pattern).err().map(|e| e.to_string()),
+        Err(error) => error,
+    };
+    let span = error.span();
+    let (at, rest) = (&pattern[span.start.offset..span.end.offset], &pattern[span.start.offset..]);
+    Some(match error.kind() {
+        ErrorKind::GroupUnclosed => format!("missing closing ): `{pattern}`"),
+        ErrorKind::GroupUnopened => format!("unexpected ): `{pattern}`"),
+        ErrorKind::ClassUnclosed => format!("missing closing ]: `{rest}`"),
+        ErrorKind::ClassRangeInvalid => format!("invalid character class range: `{at}`"),
+        ErrorKind::EscapeUnexpectedEof => "trailing backslash at end of expression: ``".into(),
+        ErrorKind::EscapeUnrecognized => format!("invalid escape sequence: `{at}`"),
+        ErrorKind::RepetitionMissing => format!("missing argument to repetition operator: `{at}`"),
+        ErrorKind::RepetitionCountInvalid => format!("invalid repeat count: `{at}`"),
+        other => format!("{other}: `{at}`"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fail_in_the_words_of_go() {
+        let check = |pattern: &str, why: Option<&str>| assert_eq!(pattern_fault(pattern).as_deref(), why);
+        check("^a+$", None);
+        check("(", Some("missing closing ): `(`"));
+        check("a)", Some("unexpected ): `a)`"));
+        check("a[b", Some("missing closing ]: `[b`"));
+        check("*a", Some("missing argument to repetition operator: `*`"));
+        check("[z-a]", Some("invalid character class range: `z-a`"));
+    }
 }
