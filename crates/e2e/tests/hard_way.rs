@@ -1,6 +1,6 @@
 //! Every component by itself, as the pages say, on a host whose network is the test's own.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use testkit::{Traces, Walk, environment, host, images, place};
 
