@@ -14,6 +14,7 @@ mod node;
 mod pod_security;
 mod priority;
 mod quota;
+mod role_escalation;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -60,8 +61,8 @@ pub trait Plugin: Send + Sync {
 pub struct Chain(Vec<Box<dyn Plugin>>);
 
 impl Chain {
-    /// The plugins that are on by default, as far as they are built.
-    pub fn built_in() -> Chain {
+    /// The plugins that are on by default, as far as they are built. `access` knows what a user may grant.
+    pub fn built_in(access: Arc<auth::Access>) -> Chain {
         Chain(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(limit_ranger::LimitRanger),
@@ -77,6 +78,7 @@ impl Chain {
             Box::new(runtime_class::RuntimeClass),
             Box::new(default_class::DEFAULT_INGRESS_CLASS),
             Box::new(quota::ResourceQuota),
+            Box::new(role_escalation::RoleEscalation(access)),
         ])
     }
 }

@@ -98,7 +98,7 @@ impl Status {
         }
     }
 
-    fn about(mut self, resource: &GroupResource, name: &str) -> Status {
+    pub fn about(mut self, resource: &GroupResource, name: &str) -> Status {
         self.details = Some(Box::new(Details {
             name: name.into(),
             group: resource.group.clone(),

@@ -1,15 +1,19 @@
 //! Requests that are handed on: to kubelets (logs, exec, attach, port-forward), pods, services, nodes.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::Status;
 use async_trait::async_trait;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use registry::resource::{Connect, Target};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::body::Body;
 use crate::info::Info;
@@ -25,6 +29,10 @@ pub trait Dialer: Send + Sync {
     async fn dial(&self, target: &Target) -> std::io::Result<Box<dyn Wire>>;
 }
 
+/// How long a client may take to part from a stream that has ended.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// The most that is read of why a kubelet refuses.
+const REFUSAL_BYTES: usize = 50_000;
 /// Headers that speak of one hop.
 const HOP: &[&str] =
     &["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding"];
@@ -65,6 +73,10 @@ impl Server {
             })?;
             return Ok(join(upgrade, response));
         }
+        let read = target.kubelet && !connect.verbs().contains(&"delete") && call.parts.method == Method::GET;
+        if read && !(200..=206).contains(&response.status().as_u16()) {
+            return Err(refused(endpoint, &name, response).await?);
+        }
         let (mut parts, body) = response.into_parts();
         drop_hop_headers(&mut parts.headers);
         Ok(Response::from_parts(parts, Body::boxed(body)))
@@ -92,6 +104,38 @@ impl Server {
             }
         });
         sender.send_request(request).await.map_err(|e| unreachable(&e))
+    }
+}
+
+/// A kubelet's refusal of what was to be read from it, as a Status.
+async fn refused(
+    endpoint: &Endpoint,
+    name: &str,
+    response: Response<hyper::body::Incoming>,
+) -> Result<Status, Status> {
+    let code = response.status().as_u16();
+    let body = http_body_util::Limited::new(response.into_body(), REFUSAL_BYTES).collect().await;
+    let body = body.map_err(Status::internal)?.to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    Ok(match code {
+        400 => Status::bad_request(text),
+        500 => Status::internal(text.trim_end()),
+        code => Status::failure(code, reason(code), text).about(&endpoint.resource.group_resource(), name),
+    })
+}
+
+fn reason(code: u16) -> &'static str {
+    match code {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        409 => "Conflict",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        code if code >= 500 => "InternalError",
+        _ => "Unknown",
     }
 }
 
@@ -148,6 +192,69 @@ fn drop_hop_headers(headers: &mut HeaderMap) {
     }
 }
 
+/// Carries bytes both ways until one side ends. What the backend sent last reaches the client.
+async fn carry<C: Wire, B: Wire>(client: C, backend: B) -> std::io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_backend, mut to_backend) = tokio::io::split(backend);
+    let there = async {
+        tokio::io::copy(&mut from_client, &mut to_backend).await?;
+        to_backend.shutdown().await
+    };
+    let back = async {
+        tokio::io::copy(&mut from_backend, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::pin!(there, back);
+    tokio::select! {
+        ended = &mut there => ended,
+        ended = &mut back => {
+            ended?;
+            // A client that has heard the end parts too; one that does not is left.
+            tokio::time::timeout(GOODBYE, there).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+/// A connection whose end may come without a word: that is no fault of what came before, and must not
+/// throw it away.
+struct Ending<T>(T);
+
+impl<T: AsyncRead + Unpin> AsyncRead for Ending<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match Pin::new(&mut self.0).poll_read(cx, buf) {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
+            {
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Ending<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 /// Both sides have changed their protocol: from here bytes are carried as they are.
 fn join(upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
@@ -163,8 +270,7 @@ fn join(upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Res
                 return;
             }
         };
-        let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));
-        if let Err(error) = tokio::io::copy_bidirectional(&mut here, &mut there).await {
+        if let Err(error) = carry(Ending(TokioIo::new(here)), Ending(TokioIo::new(there))).await {
             tracing::debug!(%error, "a stream ended");
         }
     });

@@ -174,6 +174,7 @@ impl Server {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let labels = Labels::of(info.as_ref(), &parts, &query, &path);
         let flight = self.metrics.begin(&labels);
+        let head = parts.method == Method::HEAD;
         let mut response = match self.access.authenticate(&parts) {
             Ok(user) => {
                 let call = Call { parts, user: Arc::new(user), query };
@@ -185,6 +186,9 @@ impl Server {
         };
         if pretty {
             make_pretty(&mut response);
+        }
+        if head {
+            without_body(&mut response);
         }
         let headers = response.headers_mut();
         headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
@@ -352,6 +356,13 @@ fn wants_pretty(parts: &Parts) -> bool {
     }
     let agent = parts.headers.get("user-agent").and_then(|v| v.to_str().ok()).unwrap_or_default();
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a))
+}
+
+/// The answer to a HEAD: how long the body would be, without it.
+fn without_body(response: &mut Response<Body>) {
+    if let Body::Full(bytes) = std::mem::take(response.body_mut()) {
+        response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
 }
 
 fn make_pretty(response: &mut Response<Body>) {

@@ -22,19 +22,20 @@ use tower::{BoxError, Service, ServiceExt};
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("kubeconfig {path}: {source}")]
+    // The cause says the path itself.
+    #[error("kubeconfig")]
     Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
     #[error("kubeconfig {path}: no {what} called {name:?}")]
     Missing { path: PathBuf, what: &'static str, name: String },
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{what}: not PEM: {source}")]
+    #[error("{what}: not PEM")]
     Pem { what: &'static str, source: rustls::pki_types::pem::Error },
     #[error("{what}: not base64")]
     Base64 { what: &'static str },
     #[error("server {url:?}: not an https or http URL")]
     Url { url: String },
-    #[error("certificates: {0}")]
+    #[error("certificates")]
     Tls(#[from] rustls::Error),
     #[error("token: not fit for a header")]
     Token,

@@ -1,23 +1,19 @@
-//! Every component by itself, as the page says, on a host whose network is this test's own.
+//! Every component by itself, as the pages say, on a host whose network is the test's own.
 
 use testkit::{Traces, Walk, environment, host, images, place};
 
-#[test]
-fn a_cluster_by_hand_works_as_the_page_says() {
-    let nginx = images::nginx().unwrap();
+/// Walks through a page, with some variables beside those that all pages have.
+fn check(page: &str, variables: &[(&str, &str)]) {
     let home = tempfile::tempdir().unwrap();
     host::enter().unwrap();
     let before = Traces::now().unwrap();
-    let id = format!("hard-{}", std::process::id());
-    let mut variables = environment(&home.path().join("none"), home.path(), &id).unwrap();
-    let image = nginx.oci.to_str().unwrap();
-    for (name, value) in [("ADDRESS", host::ADDRESS), ("ID", &id), ("IMAGE", image)] {
-        variables.push((name.into(), value.into()));
-    }
-    variables.push(("TMPDIR".into(), home.path().to_str().unwrap().into()));
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let page = Walk::read(&place::tree().join("docs/the-hard-way.md")).unwrap();
-    let walked = page.run(&variables, |step, took, fault| {
+    let id = format!("{page}-{}", std::process::id());
+    let mut all = environment(&home.path().join("none"), home.path(), &id).unwrap();
+    let own = [("ADDRESS", host::ADDRESS), ("ID", &id), ("TMPDIR", home.path().to_str().unwrap())];
+    all.extend(own.iter().chain(variables).map(|&(name, value)| (name.into(), value.into())));
+    let all: Vec<(&str, &str)> = all.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let page = Walk::read(&place::tree().join(format!("docs/{page}.md"))).unwrap();
+    let walked = page.run(&all, |step, took, fault| {
         let verdict = if fault.is_some() { "WRONG" } else { "ok   " };
         println!("{:>8.3} s  {verdict} {}", took.as_secs_f64(), step.command);
     });
@@ -32,4 +28,17 @@ fn a_cluster_by_hand_works_as_the_page_says() {
     // Mounts, control groups and processes; what is in this network goes with it.
     let left = before.added_naming(&Traces::now().unwrap(), &[&id, home.path().to_str().unwrap()]);
     assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+#[test]
+fn a_cluster_by_hand_works_as_the_page_says() {
+    let nginx = images::nginx().unwrap();
+    check("the-hard-way", &[("IMAGE", nginx.oci.to_str().unwrap())]);
+}
+
+#[test]
+fn a_node_on_containerd_works_as_the_page_says() {
+    let (nginx, pause) = (images::nginx().unwrap(), images::pause().unwrap());
+    let images = [("IMAGE", nginx.oci.to_str().unwrap()), ("PAUSE", pause.oci.to_str().unwrap())];
+    check("containerd", &images);
 }

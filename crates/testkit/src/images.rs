@@ -70,6 +70,16 @@ pub fn busybox() -> Result<Image> {
     make("busybox:1.35", &[], |_| (), config)
 }
 
+/// `pause:1`: does nothing, for runtimes that hold a pod's namespaces by a process. They start it without
+/// a `PATH`.
+///
+/// # Errors
+/// As [`busybox`].
+pub fn pause() -> Result<Image> {
+    let config = Config { entrypoint: words("/bin/sleep 2147483647"), ..Config::default() };
+    make("pause:1", &[], |_| (), config)
+}
+
 /// `nginx:1.22`: Debian's nginx, which serves its default page on port 80 and logs to the container's
 /// output.
 ///
@@ -129,7 +139,7 @@ pub fn redis() -> Result<Image> {
     make("redis:7.0", &["redis-server", "redis-tools"], finish, config)
 }
 
-/// Every image there is.
+/// Every image that is for pods.
 ///
 /// # Errors
 /// As [`busybox`].

@@ -48,6 +48,10 @@ pub struct KubeletFlags {
     /// Where the local socket and the process id are.
     #[arg(long, default_value = "/run/kubelet")]
     run_dir: PathBuf,
+    /// The socket of a containerd or CRI-O that runs the pods, as unix:///run/containerd/containerd.sock, and
+    /// gives them their network; without it both are done by this process.
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
     /// Directory of static pods' manifests.
     #[arg(long)]
     pod_manifest_path: Option<PathBuf>,
@@ -150,8 +154,15 @@ async fn serve(flags: KubeletFlags, proxy: Option<kube::Client>) -> anyhow::Resu
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     let clients = node::Clients { kubelet: client::remote::from_kubeconfig(&flags.kubeconfig)?, proxy };
-    let service = node::start(flags.config()?, clients, &tasks, &stop).await?;
-    control::serve(&flags.run_dir, service.clone(), &tasks, &stop)?;
+    let config = flags.config()?;
+    let service = if let Some(endpoint) = &flags.container_runtime_endpoint {
+        node::start_on(endpoint, &config, clients, &tasks, &stop).await?;
+        None
+    } else {
+        let service = node::start(config, clients, &tasks, &stop).await?;
+        control::serve(&flags.run_dir, service.clone(), &tasks, &stop)?;
+        Some(service)
+    };
     let pid = flags.run_dir.join("server.pid");
     std::fs::write(&pid, std::process::id().to_string())
         .with_context(|| format!("writing {}", pid.display()))?;

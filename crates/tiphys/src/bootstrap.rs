@@ -1,7 +1,11 @@
 //! The objects that every cluster begins with. What is there already is left as it is.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::{Context, anyhow};
 use apiserver::{Health, Hook};
+use client::informer::Change;
+use client::{Informers, Selection};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -12,6 +16,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::control_plane::Config;
 
@@ -117,19 +122,8 @@ where
     Ok(())
 }
 
-/// `kubernetes`, whose endpoints are the API servers, and `kube-dns`, which each node answers itself.
+/// `kube-dns`, which each node answers itself, and the range that Services have addresses of.
 async fn services(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let kubernetes = json!({
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": config.kubernetes_ip,
-            "ipFamilyPolicy": "SingleStack",
-            "sessionAffinity": "None",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}],
-        },
-    });
     let dns = json!({
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
             "k8s-app": "kube-dns",
@@ -143,21 +137,80 @@ async fn services(client: &Client, config: &Config) -> anyhow::Result<()> {
     });
     let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [config.service_cidr]}});
     all(Api::<ServiceCIDR>::all(client.clone()), vec![typed(cidr)?]).await?;
-    all(Api::<Service>::namespaced(client.clone(), "default"), vec![typed(kubernetes)?]).await?;
-    all(Api::<Service>::namespaced(client.clone(), "kube-system"), vec![typed(dns)?]).await?;
-    let ip = config.advertise.ip();
-    let endpoints = json!({
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": config.advertise.port(), "protocol": "TCP"}]}],
-    });
-    let slice = json!({
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": config.advertise.port(), "protocol": "TCP"}],
-    });
-    replace(&Api::<Endpoints>::namespaced(client.clone(), "default"), typed(endpoints)?).await?;
-    replace(&Api::<EndpointSlice>::namespaced(client.clone(), "default"), typed(slice)?).await
+    Published::of(config).publish(client).await?;
+    all(Api::<Service>::namespaced(client.clone(), "kube-system"), vec![typed(dns)?]).await
+}
+
+/// How pods reach the API: the Service `kubernetes` and where it leads.
+pub struct Published {
+    service: IpAddr,
+    server: SocketAddr,
+}
+
+impl Published {
+    pub fn of(config: &Config) -> Published {
+        Published { service: config.kubernetes_ip, server: config.advertise }
+    }
+
+    async fn publish(&self, client: &Client) -> anyhow::Result<()> {
+        let (ip, port) = (self.server.ip(), self.server.port());
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let service = json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": self.service,
+                "ipFamilyPolicy": "SingleStack",
+                "sessionAffinity": "None",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            },
+        });
+        let endpoints = json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        });
+        let slice = json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        });
+        all(Api::<Service>::namespaced(client.clone(), "default"), vec![typed(service)?]).await?;
+        replace(&Api::<Endpoints>::namespaced(client.clone(), "default"), typed(endpoints)?).await?;
+        replace(&Api::<EndpointSlice>::namespaced(client.clone(), "default"), typed(slice)?).await
+    }
+
+    /// Publishes again whenever somebody takes it away or changes where it leads.
+    pub async fn keep(self, client: Client, stop: CancellationToken) {
+        let informers = Informers::new(client.clone(), stop.clone());
+        let own = Selection {
+            namespace: Some("default".into()),
+            fields: Some("metadata.name=kubernetes".into()),
+            labels: None,
+        };
+        let mut services = informers.select::<Service>(own.clone()).subscribe();
+        let mut endpoints = informers.select::<Endpoints>(own.clone()).subscribe();
+        let mut slices = informers.select::<EndpointSlice>(own).subscribe();
+        loop {
+            let spoilt = tokio::select! {
+                () = stop.cancelled() => return,
+                change = services.next() => change.is_deleted(),
+                change = endpoints.next() => spoilt(&change, |endpoints| &endpoints.subsets),
+                change = slices.next() => spoilt(&change, |slice| &slice.endpoints),
+            };
+            if spoilt && let Err(error) = self.publish(&client).await {
+                tracing::warn!(error = format!("{error:#}"), "the service kubernetes could not be put back");
+            }
+        }
+    }
+}
+
+fn spoilt<K, P: PartialEq>(change: &Change<K>, leads_to: impl Fn(&K) -> &P) -> bool {
+    match change {
+        Change::Added(_) => false,
+        Change::Updated { old, new } => leads_to(old) != leads_to(new),
+        Change::Deleted(_) => true,
+    }
 }
 
 /// Creates, or puts in the place of what is there: the host's address may have changed.

@@ -79,9 +79,10 @@ pub fn run(mut args: Vec<OsString>) -> ExitCode {
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // Help and version are no faults; clap knows where each goes.
-            if error.print().is_err() {
-                return ExitCode::from(2);
+            if code == 0 {
+                return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
             }
+            eprintln!("tiphys: {}", one_line(&error.render().to_string()));
             return ExitCode::from(code);
         }
     };
@@ -92,6 +93,20 @@ pub fn run(mut args: Vec<OsString>) -> ExitCode {
             eprintln!("tiphys: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A fault as clap words it, without the pages around it.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("For more information"));
+    let fault = lines.clone().take_while(|line| !line.starts_with("Usage:") && !line.is_empty());
+    let tips = lines.filter_map(|line| line.strip_prefix("tip: "));
+    let fault = fault.collect::<Vec<_>>().join(" ");
+    let fault = fault.strip_prefix("error: ").unwrap_or(&fault);
+    let tips: Vec<&str> = tips.take(1).collect();
+    match &tips[..] {
+        [tip] => format!("{fault}; {tip}"),
+        _ => format!("{fault}; --help lists the flags"),
     }
 }
 
@@ -153,4 +168,23 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str], want: &str) {
+        let fault = Cli::try_parse_from(args).err().expect("a fault");
+        assert_eq!(one_line(&fault.render().to_string()), want);
+    }
+
+    #[test]
+    fn faults_take_one_line() {
+        let similar = "unexpected argument '--node' found; a similar argument exists: '--nodes'";
+        check(&["tiphys", "up", "--node", "3"], similar);
+        let digit =
+            "invalid value 'x' for '--nodes <NODES>': invalid digit found in string; --help lists the flags";
+        check(&["tiphys", "up", "--nodes", "x"], digit);
+    }
 }

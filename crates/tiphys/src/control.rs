@@ -122,6 +122,9 @@ async fn answer(ask: Ask, service: &runtime::Service) -> anyhow::Result<Answer> 
         }
         Ask::List => Answer::Images(service.list_images(None).await?.iter().map(shown).collect()),
         Ask::Remove(name) => {
+            if service.image_status(spec(&name)).await?.is_none() {
+                anyhow::bail!("no image {name} here; `tiphys image ls` lists them");
+            }
             service.remove_image(spec(&name)).await?;
             Answer::Done
         }

@@ -68,7 +68,7 @@ impl ControlPlane {
         let engine = Engine::open(registry::Config {
             store: config.store.clone(),
             resources: resources::table(&settings, &auth::acts::injected(&access, &tokens)),
-            admission: Arc::new(admission::Chain::built_in()),
+            admission: Arc::new(admission::Chain::built_in(access.clone())),
             clock: Arc::new(jiff::Timestamp::now),
         })
         .await
@@ -78,7 +78,7 @@ impl ControlPlane {
             let (engine, stop) = (engine.clone(), stop.clone());
             async move {
                 if let Err(error) = engine.run(stop.clone()).await {
-                    tracing::error!(%error, "the store's history is gone; stopping");
+                    tracing::error!(%error, "the store has forgotten what was not seen yet; stopping");
                     stop.cancel();
                 }
             }
@@ -102,6 +102,7 @@ impl ControlPlane {
         let user = User::new("system:apiserver", ["system:masters"]);
         let client = plane.client(&user, "kube-apiserver");
         bootstrap::run(&client, &config, &hooks).await?;
+        tasks.spawn(bootstrap::Published::of(&config).keep(client.clone(), stop.clone()));
         controllers::cluster_ip_repair::start(&client, config.service_cidr, tasks, stop);
         Ok(plane)
     }

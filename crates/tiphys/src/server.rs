@@ -69,6 +69,7 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
                 "cluster {name} was made with --nodes {has}; `tiphys down --name {name} --purge` starts over"
             );
         }
+        agree(flags, &kept)?;
         return Ok(kept);
     }
     let (ranges, count) = (free_ranges()?, count.unwrap_or(1));
@@ -81,7 +82,8 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
     };
     let settings = Settings {
         api_port: match flags.api_port {
-            Some(port) => port,
+            Some(port) if free_port(port)? == port => port,
+            Some(port) => bail!("--api-port {port}: another program has it; choose another, or leave it out"),
             None => free_port(6443)?,
         },
         pod_cidr: flags.pod_cidr.unwrap_or(ranges.pods),
@@ -94,6 +96,27 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
         .with_context(|| format!("making {}", flags.name.state().display()))?;
     settings.write(&flags.name.settings_path())?;
     Ok(settings)
+}
+
+/// Refuses flags that ask for other settings than the cluster was made with.
+fn agree(flags: &Flags, kept: &Settings) -> anyhow::Result<()> {
+    fn differs<T: PartialEq + std::fmt::Display>(asked: Option<&T>, kept: &T, flag: &str) -> Option<String> {
+        asked.filter(|asked| *asked != kept).map(|_| format!("{flag} {kept}"))
+    }
+    let first = &kept.nodes[0];
+    let differing = [
+        differs(flags.api_port.as_ref(), &kept.api_port, "--api-port"),
+        differs(flags.pod_cidr.as_ref(), &kept.pod_cidr, "--pod-cidr"),
+        differs(flags.service_cidr.as_ref(), &kept.service_cidr, "--service-cidr"),
+        differs(flags.node_name.as_ref(), &first.name, "--node-name"),
+        differs(flags.node_ip.as_ref(), &first.ip, "--node-ip"),
+    ];
+    let made_with: Vec<String> = differing.into_iter().flatten().collect();
+    if !made_with.is_empty() {
+        let (name, made_with) = (&flags.name, made_with.join(" "));
+        bail!("cluster {name} was made with {made_with}; `tiphys down --name {name} --purge` starts over");
+    }
+    Ok(())
 }
 
 /// The nodes by name, address and the kubelet's port. With several nodes the first has the host's address
@@ -240,20 +263,22 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     .await?;
     control::serve(&name.run(), service.clone(), &tasks, &stop)?;
     stop.cancelled().await;
-    end(tasks, service, stop).await;
+    end(tasks, Some(service), stop).await;
     std::fs::remove_file(place.pid_path())?;
     Ok(())
 }
 
-/// Lets everything come to its end; pods stay.
-pub async fn end(tasks: TaskTracker, service: runtime::Service, stop: CancellationToken) {
+/// Lets everything come to its end, the embedded runtime where there is one too; pods stay.
+pub async fn end(tasks: TaskTracker, service: Option<runtime::Service>, stop: CancellationToken) {
     stop.cancel();
     tasks.close();
     let patience = std::time::Duration::from_secs(5);
     if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
         tracing::warn!(left = tasks.len(), "some tasks did not end in time");
     }
-    service.shutdown().await;
+    if let Some(service) = service {
+        service.shutdown().await;
+    }
 }
 
 fn write_kubeconfig(name: &Name, settings: &Settings, pki: &Pki) -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ use kube::api::Api;
 use lifecycle::kubeconfig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::task::JoinSet;
 
 use crate::cluster::{Name, Place, Settings};
 use crate::control::{self, Answer, Ask};
@@ -121,7 +122,8 @@ pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
     println!("cluster {name}: pods {}, services {}", settings.pod_cidr, settings.service_cidr);
     let connected = (name.clone(), settings.clone());
     tokio::task::spawn_blocking(move || nodes::connect(&connected.0, &connected.1)).await??;
-    let started = start_all(flags, &settings, &places);
+    let mut processes = JoinSet::new();
+    let started = start_all(flags, &settings, &places, &mut processes);
     tokio::select! {
         ready = started => ready?,
         () = tokio::time::sleep(PATIENCE) => {
@@ -147,7 +149,12 @@ pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
 }
 
 /// Starts what does not run, and waits until every node is ready.
-async fn start_all(flags: &server::Flags, settings: &Settings, places: &[Place]) -> anyhow::Result<()> {
+async fn start_all(
+    flags: &server::Flags,
+    settings: &Settings,
+    places: &[Place],
+    processes: &mut JoinSet<anyhow::Error>,
+) -> anyhow::Result<()> {
     let name = &flags.name;
     if running(&places[0]).is_none() {
         // A kubeconfig of an earlier run would be taken for this one's sign of life.
@@ -155,13 +162,13 @@ async fn start_all(flags: &server::Flags, settings: &Settings, places: &[Place])
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).context("removing the old kubeconfig");
             }
-            _ => launch(server_command(flags, settings)?, &places[0])?,
+            _ => launch(server_command(flags, settings)?, &places[0], processes)?,
         }
     }
-    appears(&name.kubeconfig()).await?;
+    unless_ended(processes, appears(&name.kubeconfig())).await??;
     for (index, place) in places.iter().enumerate().skip(1) {
         if running(place).is_none() {
-            launch(nodes::agent(name, settings, index, flags)?, place)?;
+            launch(nodes::agent(name, settings, index, flags)?, place, processes)?;
         }
     }
     let all_ready = |nodes: &Informer<Node>| {
@@ -169,8 +176,8 @@ async fn start_all(flags: &server::Flags, settings: &Settings, places: &[Place])
         settings.nodes.iter().all(|node| ready(&node.name)).then_some(())
     };
     let path = Node::url_path(&(), None);
-    client::informer::until(client_of(name)?, path, Selection::default(), all_ready).await;
-    Ok(())
+    let ready = client::informer::until(client_of(name)?, path, Selection::default(), all_ready);
+    unless_ended(processes, ready).await
 }
 
 /// `$KUBECONFIG`'s first file, else `~/.kube/config`.
@@ -196,15 +203,35 @@ fn server_command(flags: &server::Flags, settings: &Settings) -> anyhow::Result<
     Ok(command)
 }
 
-/// Starts a part of the cluster apart from this terminal, with its log in a file.
-fn launch(mut command: Command, place: &Place) -> anyhow::Result<()> {
+/// What comes of `work`, unless one of the processes ends before.
+async fn unless_ended<T>(
+    processes: &mut JoinSet<anyhow::Error>,
+    work: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        Some(ended) = processes.join_next() => Err(ended?),
+    }
+}
+
+/// Starts a part of the cluster apart from this terminal, with its log in a file. Its end, which `processes`
+/// tell, is a fault as long as somebody waits for it to be ready.
+fn launch(mut command: Command, place: &Place, processes: &mut JoinSet<anyhow::Error>) -> anyhow::Result<()> {
     let path = place.log_path();
     let log = OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("opening {}", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A process group of its own: what ends the terminal's programs does not end the cluster.
     command.process_group(0);
-    command.spawn().context("starting a server")?;
+    let mut child = tokio::process::Command::from(command).spawn().context("starting a server")?;
+    processes.spawn(async move {
+        let ended = child.wait().await;
+        match std::fs::read_to_string(&path).ok().as_deref().and_then(|log| log.lines().last()) {
+            // What the process said last, which says who it is.
+            Some(last) => anyhow!("{}", last.strip_prefix("tiphys: ").unwrap_or(last).to_owned()),
+            None => anyhow!("a server ended without a word: {ended:?}"),
+        }
+    });
     Ok(())
 }
 

@@ -50,8 +50,9 @@ pub fn status(view: &View<'_>, host: &Host) -> PodStatus {
         status.pod_ip = Some(primary.clone());
         status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
     }
-    if view.memory.end.is_some() && view.observed.sandboxes.is_empty() && before.container_statuses.is_none()
-    {
+    // Refused now, or before the kubelet started anew.
+    let refused_it = view.memory.end.is_some() || before.phase.as_deref() == Some("Failed");
+    if refused_it && view.observed.sandboxes.is_empty() && before.container_statuses.is_none() {
         return refused(view, status);
     }
     let builder = Builder { view, host, before: &before };

@@ -1,6 +1,7 @@
 //! Exec, attach and port-forward: an upgrade, then streams.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cri::streaming::{
@@ -13,12 +14,16 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
 use super::Server;
 use super::route::{Body, Query, Refusal, flag, text};
 use crate::names;
 use crate::pod::observed::{Container, Observed, State};
 use crate::pod::spec;
+
+/// How long a peer may take to part.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Server {
     /// What the runtime has of a pod.
@@ -61,7 +66,7 @@ impl Server {
             Box::pin(async move {
                 let runtime = self.ctx.runtime.clone();
                 let begin = async move { runtime.exec(&found.id, exec).await };
-                serve_command(io, &accepted, options, begin).await
+                serve_command(&mut *io, &accepted, options, begin).await
             })
         })
     }
@@ -93,7 +98,7 @@ impl Server {
                     streams.exit = Box::pin(async move { exit.await.map(|_| 0) });
                     Ok(streams)
                 };
-                serve_command(io, &accepted, options, begin).await
+                serve_command(&mut *io, &accepted, options, begin).await
             })
         })
     }
@@ -116,7 +121,7 @@ impl Server {
                     let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
                     Box::pin(async move { runtime.port_forward(&sandbox, port).await })
                 };
-                serve_port_forward(io, &accepted, connect).await
+                serve_port_forward(&mut *io, &accepted, connect).await
             })
         })
     }
@@ -141,7 +146,7 @@ impl Server {
         self: Arc<Self>,
         request: Request<Incoming>,
         purpose: Purpose,
-        serve: impl FnOnce(TokioIo<Upgraded>, Accepted) -> BoxFuture<'static, std::io::Result<()>>
+        serve: impl for<'io> FnOnce(&'io mut TokioIo<Upgraded>, Accepted) -> BoxFuture<'io, std::io::Result<()>>
         + Send
         + 'static,
     ) -> Result<Response<Body>, Refusal> {
@@ -156,8 +161,11 @@ impl Server {
         let stop = self.ctx.stop.clone();
         self.ctx.tasks.spawn(async move {
             let all = async {
-                let io = TokioIo::new(hyper::upgrade::on(request).await?);
-                serve(io, accepted).await?;
+                let mut io = TokioIo::new(hyper::upgrade::on(request).await?);
+                let served = serve(&mut io, accepted).await;
+                let parted = part(&mut io).await;
+                served?;
+                parted?;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             };
             if let Some(Err(error)) = stop.run_until_cancelled(all).await {
@@ -169,6 +177,17 @@ impl Server {
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+/// Ends a connection so that what was written last arrives: the peer is told that this was all, and heard until
+/// it parts too, for what it sent and nobody read would make the kernel take back what is under way.
+async fn part(io: &mut TokioIo<Upgraded>) -> std::io::Result<()> {
+    let goodbye = async {
+        io.shutdown().await?;
+        tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
+    };
+    // One that says nothing any more has had its time.
+    tokio::time::timeout(GOODBYE, goodbye).await.unwrap_or(Ok(()))
 }
 
 /// The streams a query asks for, in the kubelet's words or the API's.

@@ -60,13 +60,21 @@ fn open(volume: &Path, sub_path: &Path) -> Result<OwnedFd, Error> {
         Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(refused(sub_path)(error)),
     }
+    // Who may use the volume may use its part.
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&at).map_err(refused(volume))?.st_mode & 0o7777);
     for part in sub_path.components().filter(|part| matches!(part, Component::Normal(_))) {
         let part = Path::new(part.as_os_str());
-        match mkdirat(&at, part, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        let made = match mkdirat(&at, part, mode) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
             Err(error) => return Err(refused(sub_path)(error)),
-        }
+        };
         at = openat2(&at, part, flags, Mode::empty(), ResolveFlags::BENEATH).map_err(refused(sub_path))?;
+        if made {
+            // The mode asked for passed the umask; the descriptor itself is one of a path only.
+            let made = format!("/proc/self/fd/{}", at.as_raw_fd());
+            rustix::fs::chmod(&made, mode).map_err(refused(sub_path))?;
+        }
     }
     Ok(at)
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::gate::{Herald, Told};
 use super::log::{Batch, Log};
 use super::row::{RowRef, Summary};
+use super::slice;
 use super::state::{Pending, Shared, State};
 use crate::contract::{Error, Event, Keys, LeaseId, Revision, Txn, TxnAnswer};
 use crate::txn::{self, Space};
@@ -111,6 +112,10 @@ impl Round {
 impl<L: Log> Committer<L> {
     /// Runs until it is closed or nobody can ask any more.
     pub(crate) fn run(mut self) {
+        if let Err(error) = slice::shorten() {
+            // A sandbox may forbid it; it only takes longer then.
+            tracing::debug!(%error, "the writer has no short time slice");
+        }
         loop {
             let first = if let Some(left) = self.left.pop_front() {
                 Some(left)

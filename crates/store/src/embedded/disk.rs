@@ -189,23 +189,25 @@ fn fault(dir: &Path, error: fjall::Error) -> Error {
 }
 
 impl Log for Disk {
-    fn load(&mut self, row: &mut OnRow<'_>) -> Result<Opened, Error> {
-        let summary = self.summary()?;
-        let open = self.parts()?;
-        for found in open.rows.iter() {
-            let (key, value) = found.into_inner().map_err(|error| self.fault(error))?;
-            let id = RowId::from_bytes(&key).ok_or_else(|| damaged(&self.dir, "a row has no revision"))?;
-            row(id, &value)?;
-        }
+    fn opened(&mut self) -> Result<Opened, Error> {
         let mut leases = Vec::new();
-        for found in open.meta.prefix(LEASE) {
+        for found in self.parts()?.meta.prefix(LEASE) {
             let (key, value) = found.into_inner().map_err(|error| self.fault(error))?;
             let id = key.get(LEASE.len()..).and_then(|id| id.try_into().ok()).map(i64::from_be_bytes);
             let seconds = value[..].try_into().ok().map(i64::from_le_bytes);
             let lease = id.zip(seconds).ok_or_else(|| damaged(&self.dir, "a lease is unreadable"))?;
             leases.push((LeaseId(lease.0), lease.1));
         }
-        Ok(Opened { cluster: self.cluster()?, summary, leases })
+        Ok(Opened { cluster: self.cluster()?, summary: self.summary()?, leases })
+    }
+
+    fn rows(&mut self, row: &mut OnRow<'_>) -> Result<(), Error> {
+        for found in self.parts()?.rows.iter() {
+            let (key, value) = found.into_inner().map_err(|error| self.fault(error))?;
+            let id = RowId::from_bytes(&key).ok_or_else(|| damaged(&self.dir, "a row has no revision"))?;
+            row(id, &value)?;
+        }
+        Ok(())
     }
 
     fn append(&mut self, batch: &Batch) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 //! The committer adds versions ahead of the durable revision; readers say the revision they read at, so
 //! they do not see them. That is all the isolation there is, and all that is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use bytes::Bytes;
 
@@ -61,13 +61,20 @@ impl Index {
         versions.at(at).map(|version| key_value(key, version))
     }
 
-    /// Adds the newest version of a key.
-    pub(crate) fn push(&mut self, key: &Bytes, version: Version) {
-        if let Some(versions) = self.keys.get_mut(key) {
-            let before = std::mem::replace(&mut versions.newest, version);
-            versions.older.push(before);
-        } else {
-            self.keys.insert(key.clone(), Versions { newest: version, older: Vec::new() });
+    /// Adds the newest version of a key, and answers what the key was before, where it was there.
+    pub(crate) fn push(&mut self, key: &Bytes, version: Version) -> Option<KeyValue> {
+        // One search: where there are many keys, each of its steps waits for memory.
+        match self.keys.entry(key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Versions { newest: version, older: Vec::new() });
+                None
+            }
+            Entry::Occupied(mut versions) => {
+                let before = std::mem::replace(&mut versions.get_mut().newest, version);
+                let prev = before.is_live().then(|| key_value(versions.key(), &before));
+                versions.get_mut().older.push(before);
+                prev
+            }
         }
     }
 

@@ -29,8 +29,10 @@ pub(crate) type OnRow<'a> = dyn FnMut(RowId, &[u8]) -> Result<(), Error> + 'a;
 
 /// Where the engine's rows are kept.
 pub(crate) trait Log: Send + 'static {
-    /// Reads everything, rows in order of revision. May be called again, after a failed write.
-    fn load(&mut self, row: &mut OnRow<'_>) -> Result<Opened, Error>;
+    /// Reads all but the rows.
+    fn opened(&mut self) -> Result<Opened, Error>;
+    /// Reads the rows in order of revision, one after the other: together they may be more than memory.
+    fn rows(&mut self, row: &mut OnRow<'_>) -> Result<(), Error>;
     /// Writes a batch, all or nothing, and syncs it. After an error it may or may not be there.
     fn append(&mut self, batch: &Batch) -> Result<(), Error>;
     /// Gets the log into a state it can be appended to after an error, as if everything after

@@ -6,7 +6,7 @@
 //! | `state`, `index`, `history` | what readers see |
 //! | `hub` | watches |
 //! | `timers` | leases that end, history that ages, progress that is told |
-//! | `gate` | how writers wake the committer, and it them |
+//! | `gate`, `slice` | how writers wake the committer, and it them; how soon it then runs |
 //! | `log`, `disk`, `row` | the seam to the disk, the database behind it, what a row is |
 //! | `snapshot` | backups, and stores made from them |
 //!
@@ -24,6 +24,7 @@ mod index;
 mod log;
 mod metrics;
 mod row;
+mod slice;
 mod snapshot;
 mod state;
 mod timers;

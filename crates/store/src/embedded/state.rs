@@ -52,32 +52,10 @@ impl State {
     /// Rebuilds the state from a log; `damaged` words what does not fit.
     pub(crate) fn load(log: &mut dyn Log, damaged: &dyn Fn(String) -> Error) -> Result<Loaded, Error> {
         let now = Instant::now();
-        let mut rows: Vec<(Revision, Vec<Event>)> = Vec::new();
-        let mut index = Index::default();
-        let mut seen = Summary::EMPTY;
-        let opened = log.load(&mut |id, bytes| {
-            let (kind, kv, crc) = row::decode(id, bytes).ok_or_else(|| {
-                damaged(format!("a row of revision {} is not what was written", id.revision))
-            })?;
-            seen.add(crc);
-            let prev = index.get(&kv.key, id.revision);
-            index.push(&kv.key, Version::new(&kv, RowRef { id, crc }));
-            let event = Event { kind, kv, prev };
-            match rows.last_mut() {
-                Some((revision, events)) if *revision == id.revision => events.push(event),
-                _ => rows.push((id.revision, vec![event])),
-            }
-            Ok(())
-        })?;
+        let opened = log.opened()?;
         let Summary { revision, compacted, .. } = opened.summary;
-        if (seen.rows, seen.sum) != (opened.summary.rows, opened.summary.sum) {
-            return Err(damaged(format!(
-                "it holds {} rows where {} were written, or other ones",
-                seen.rows, opened.summary.rows
-            )));
-        }
         let mut state = State {
-            index,
+            index: Index::default(),
             history: History::default(),
             leases: Leases::default(),
             hub: Hub::default(),
@@ -87,13 +65,28 @@ impl State {
             size: log.size(),
             closed: false,
         };
-        let mut garbage = Vec::new();
-        for (revision, events) in rows {
-            if revision < compacted {
-                state.forget(events, &mut garbage);
-            } else {
-                state.history.push(revision, events);
+        let (mut seen, mut garbage) = (Summary::EMPTY, Vec::new());
+        // The commit whose rows are being read.
+        let mut commit = (Revision(0), Vec::new());
+        log.rows(&mut |id, bytes| {
+            let (kind, kv, crc) = row::decode(id, bytes).ok_or_else(|| {
+                damaged(format!("a row of revision {} is not what was written", id.revision))
+            })?;
+            seen.add(crc);
+            if commit.0 != id.revision {
+                let (before, events) = std::mem::replace(&mut commit, (id.revision, Vec::new()));
+                state.remember(before, events, &mut garbage);
             }
+            let prev = state.index.push(&kv.key, Version::new(&kv, RowRef { id, crc }));
+            commit.1.push(Event { kind, kv, prev });
+            Ok(())
+        })?;
+        state.remember(commit.0, commit.1, &mut garbage);
+        if (seen.rows, seen.sum) != (opened.summary.rows, opened.summary.sum) {
+            return Err(damaged(format!(
+                "it holds {} rows where {} were written, or other ones",
+                seen.rows, opened.summary.rows
+            )));
         }
         opened.leases.into_iter().for_each(|(id, seconds)| state.leases.insert(id, seconds, now));
         let leased: Vec<_> = state
@@ -104,6 +97,15 @@ impl State {
             .collect();
         leased.iter().for_each(|(key, lease)| state.leases.attach(key, LeaseId(0), *lease));
         Ok(Loaded { state, summary: opened.summary, garbage })
+    }
+
+    /// Takes a commit that was read from the log into history, or forgets it where it is compacted.
+    fn remember(&mut self, revision: Revision, events: Vec<Event>, garbage: &mut Vec<RowRef>) {
+        if revision < self.compacted {
+            self.forget(events, garbage);
+        } else if !events.is_empty() {
+            self.history.push(revision, events);
+        }
     }
 
     /// Drops what the events of a compacted revision replaced or deleted.

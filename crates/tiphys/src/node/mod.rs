@@ -91,6 +91,9 @@ pub fn runtime_config(
 }
 
 /// Starts the node's components; they end with `stop`, pods stay.
+///
+/// # Errors
+/// The runtime cannot start, or the kubelet's certificate does not read.
 pub async fn start(
     config: Config,
     clients: Clients,
@@ -102,24 +105,10 @@ pub async fn start(
     let service =
         runtime::Service::start(runtime_config(&config.paths, Some(hook), &config.plain_http_registries))
             .await?;
-    let mut kubelet = kubelet::config(&config, &clients.kubelet)?;
-    let targets = Arc::new(proxy::Targets::default());
-    if clients.proxy.is_some() {
-        let targets = targets.clone();
-        kubelet.drained = Some(Arc::new(move |addr| {
-            let targets = targets.clone();
-            Box::pin(async move { targets.without(addr).await })
-        }));
-    }
-    let runtime: Arc<dyn cri::Runtime> = Arc::new(service.clone());
-    spawn(tasks, "kubelet", stop, ::kubelet::run(kubelet, clients.kubelet.clone(), runtime, stop.clone()));
-    let informers = clients.proxy.map(|client| Informers::new(client, stop.clone()));
-    if let Some(informers) = &informers {
-        let proxy = proxy_config(&config.id, &config.node_name, config.cluster_cidr, config.service_cidr);
-        start_proxy(proxy, informers, targets, tasks, stop);
-    }
+    let client = clients.kubelet.clone();
+    let informers = start_kubelet(&config, clients, Arc::new(service.clone()), tasks, stop)?;
     spawn(tasks, "network", stop, {
-        let (client, tasks, stop) = (clients.kubelet.clone(), tasks.clone(), stop.clone());
+        let (tasks, stop) = (tasks.clone(), stop.clone());
         async move {
             let Some(network) = pod_network::open(&config, client, &stop).await? else { return Ok(()) };
             let Some(informers) = informers else {
@@ -139,6 +128,49 @@ pub async fn start(
         }
     });
     Ok(service)
+}
+
+/// Starts the node's components on a runtime behind a socket, which sees to the pods' network by itself.
+/// The cluster's names are for others to answer.
+///
+/// # Errors
+/// Nobody listens at `endpoint`, or the kubelet's certificate does not read.
+pub async fn start_on(
+    endpoint: &str,
+    config: &Config,
+    clients: Clients,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let remote = cri::Remote::connect(endpoint, stop.clone()).await?;
+    start_kubelet(config, clients, Arc::new(remote), tasks, stop)?;
+    Ok(())
+}
+
+/// The kubelet and, where it has a client, the service proxy, whose view of the cluster it answers.
+fn start_kubelet(
+    config: &Config,
+    clients: Clients,
+    runtime: Arc<dyn cri::Runtime>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Informers>> {
+    let mut kubelet = kubelet::config(config, &clients.kubelet)?;
+    let targets = Arc::new(proxy::Targets::default());
+    if clients.proxy.is_some() {
+        let targets = targets.clone();
+        kubelet.drained = Some(Arc::new(move |addr| {
+            let targets = targets.clone();
+            Box::pin(async move { targets.without(addr).await })
+        }));
+    }
+    spawn(tasks, "kubelet", stop, ::kubelet::run(kubelet, clients.kubelet, runtime, stop.clone()));
+    let informers = clients.proxy.map(|client| Informers::new(client, stop.clone()));
+    if let Some(informers) = &informers {
+        let proxy = proxy_config(&config.id, &config.node_name, config.cluster_cidr, config.service_cidr);
+        start_proxy(proxy, informers, targets, tasks, stop);
+    }
+    Ok(informers)
 }
 
 /// Starts the service proxy, which tells `targets` who is sent to and ends with `stop`.
