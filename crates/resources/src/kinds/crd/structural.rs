@@ -346,7 +346,10 @@ fn pattern_fault(pattern: &str) -> Option<String> {
         ErrorKind::ClassRangeInvalid => format!("invalid character class range: `{at}`"),
         ErrorKind::EscapeUnexpectedEof => "trailing backslash at end of expression: ``".into(),
         ErrorKind::EscapeUnrecognized => format!("invalid escape sequence: `{at}`"),
-        ErrorKind::RepetitionMissing => format!("missing argument to repetition operator: `{at}`"),
+        // Its span is empty, before the operator.
+        ErrorKind::RepetitionMissing => {
+            format!("missing argument to repetition operator: `{}`", rest.get(..1).unwrap_or_default())
+        }
         ErrorKind::RepetitionCountInvalid => format!("invalid repeat count: `{at}`"),
         other => format!("{other}: `{at}`"),
     })
