@@ -58,6 +58,6 @@ fn etcd_is_as_the_model() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let etcd = peers::Etcd::start(&program, dir.path()).await;
         let client = etcd::Engine::connect(etcd::Config::new(vec![etcd.url.clone()])).await.unwrap();
-        Subject::new(client as Arc<dyn Store>).keeping((etcd, dir))
+        Subject::new(client as Arc<dyn Store>).of_server((etcd, dir))
     });
 }

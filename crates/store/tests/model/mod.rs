@@ -26,12 +26,13 @@ type Checked<T = ()> = Result<T, String>;
 pub struct Subject {
     store: Arc<dyn Store>,
     reopen: Option<(Arc<embedded::Engine>, tempfile::TempDir, embedded::Config)>,
-    _kept: Option<Box<dyn Any + Send>>,
+    /// A server apart takes up watches of the past in its own time, and a compaction may come before.
+    server: Option<Box<dyn Any + Send>>,
 }
 
 impl Subject {
     pub fn new(store: Arc<dyn Store>) -> Subject {
-        Subject { store, reopen: None, _kept: None }
+        Subject { store, reopen: None, server: None }
     }
 
     /// One that can be closed and opened again.
@@ -40,12 +41,12 @@ impl Subject {
         dir: tempfile::TempDir,
         config: embedded::Config,
     ) -> Subject {
-        Subject { store: engine.clone(), reopen: Some((engine, dir, config)), _kept: None }
+        Subject { store: engine.clone(), reopen: Some((engine, dir, config)), server: None }
     }
 
-    /// Keeps what the store lives on.
-    pub fn keeping(self, kept: impl Any + Send) -> Subject {
-        Subject { _kept: Some(Box::new(kept)), ..self }
+    /// Keeps the server that the store is a client of.
+    pub fn of_server(self, kept: impl Any + Send) -> Subject {
+        Subject { server: Some(Box::new(kept)), ..self }
     }
 
     async fn restart(&mut self) {
@@ -60,6 +61,8 @@ impl Subject {
 struct Followed {
     watch: Watch,
     next: i64,
+    /// Whether it has told nothing yet, and may so still have to be taken up.
+    may_lag: bool,
     watching: Watching,
 }
 
@@ -113,7 +116,8 @@ async fn one(subject: &mut Subject, model: &mut Model, watches: &mut Vec<Followe
             let watch = Watch { from, ..watch.clone() };
             let watching = store.watch(watch.clone()).await.map_err(|error| error.to_string())?;
             let next = from.map_or(model.revision() + 1, |from| from.0);
-            watches.push(Followed { watch, next, watching });
+            let may_lag = subject.server.is_some();
+            watches.push(Followed { watch, next, may_lag, watching });
             Ok(())
         }
         Step::Restart => {
@@ -142,11 +146,22 @@ async fn catch_up(model: &Model, followed: &mut Followed) -> Checked {
     let mut told: Vec<Event> = Vec::new();
     while told.len() < wanted.len() {
         match tokio::time::timeout(PATIENCE, followed.watching.next()).await {
-            Ok(Some(Ok(batch))) => told.extend(batch.events),
+            Ok(Some(Ok(batch))) => {
+                followed.may_lag = false;
+                told.extend(batch.events);
+            }
+            Ok(Some(Err(Error::Compacted { .. }))) if lags(followed, model) => {
+                followed.next = -1;
+                return Ok(());
+            }
             other => return Err(format!("told {told:?}, then {other:?}, wanted {wanted:?}")),
         }
     }
     if let Some(surplus) = followed.watching.next().now_or_never() {
+        if matches!(surplus, Some(Err(Error::Compacted { .. }))) && lags(followed, model) {
+            followed.next = -1;
+            return Ok(());
+        }
         return Err(format!("told {surplus:?} after all there was"));
     }
     followed.next = followed.next.max(model.revision() + 1);
@@ -159,6 +174,11 @@ async fn catch_up(model: &Model, followed: &mut Followed) -> Checked {
         }
     }
     Ok(())
+}
+
+/// Whether a watch may have met a compaction before it was taken up.
+fn lags(followed: &Followed, model: &Model) -> bool {
+    followed.may_lag && followed.watch.from.is_some_and(|from| from.0 < model.compacted())
 }
 
 /// Every revision that can be read, whole, and every lease.
