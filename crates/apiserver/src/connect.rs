@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use registry::resource::{Connect, Target};
+use registry::resource::{Asked, Connect, Target};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::body::Body;
@@ -48,21 +48,18 @@ impl Server {
         connect: &dyn Connect,
         body: Body,
     ) -> Result<Response<Body>, Status> {
-        let (name, port) = split_name(&info.name, connect);
-        let item = self.engine.get(&endpoint.resource, &info.namespace, &name, None).await?;
+        let Asking { scheme, name, port } = Asking::of(&info.name, endpoint, connect)?;
+        let item = self.engine.get(&endpoint.resource, &info.namespace, name, None).await?;
         let object = item.object()?;
-        let target = connect.target(&self.engine, &object, &info.rest, call.raw_query()).await?;
+        let asked = Asked { port, path: &info.rest, query: call.raw_query() };
+        let target = connect.target(&self.engine, &object, &asked).await?;
         let Some(mut target) = target else {
             let mut nothing = Response::new(Body::full(bytes::Bytes::new()));
             *nothing.status_mut() = StatusCode::NO_CONTENT;
             return Ok(nothing);
         };
-        if let Some((scheme, port)) = port {
-            // A kubelet's own port is spoken to as a kubelet, whatever scheme is asked for.
-            let port = port.unwrap_or(target.port);
-            if !(target.kubelet && port == target.port) {
-                target = Target { scheme, port, kubelet: false, ..target };
-            }
+        if scheme == "https" && !target.kubelet {
+            target.scheme = "https";
         }
         let upgrade = call.parts.extensions.remove::<OnUpgrade>();
         let request = outgoing(&call, &target, body)?;
@@ -75,7 +72,7 @@ impl Server {
         }
         let read = target.kubelet && !connect.verbs().contains(&"delete") && call.parts.method == Method::GET;
         if read && !(200..=206).contains(&response.status().as_u16()) {
-            return Err(refused(endpoint, &name, response).await?);
+            return Err(refused(endpoint, name, response).await?);
         }
         let (mut parts, body) = response.into_parts();
         drop_hop_headers(&mut parts.headers);
@@ -139,17 +136,31 @@ fn reason(code: u16) -> &'static str {
     }
 }
 
-/// `https:name:8443` names a scheme and a port besides, where the target is HTTP of its own.
-fn split_name(name: &str, connect: &dyn Connect) -> (String, Option<(&'static str, Option<u16>)>) {
-    let parts: Vec<&str> = name.split(':').collect();
-    if !connect.verbs().contains(&"delete") {
-        return (name.to_owned(), None);
-    }
-    match parts.as_slice() {
-        [name, port] => ((*name).to_owned(), Some(("http", port.parse().ok()))),
-        ["https", name, port] => ((*name).to_owned(), Some(("https", port.parse().ok()))),
-        [_, name, port] => ((*name).to_owned(), Some(("http", port.parse().ok()))),
-        _ => (name.to_owned(), None),
+/// What the name in a path asks for: `https:NAME:8443` names a scheme and a port besides, where the target is
+/// HTTP of its own.
+struct Asking<'a> {
+    scheme: &'a str,
+    name: &'a str,
+    port: &'a str,
+}
+
+impl<'a> Asking<'a> {
+    fn of(text: &'a str, endpoint: &Endpoint, connect: &dyn Connect) -> Result<Asking<'a>, Status> {
+        if !connect.verbs().contains(&"delete") {
+            return Ok(Asking { scheme: "", name: text, port: "" });
+        }
+        let parts: Vec<&str> = text.split(':').collect();
+        let asking = match parts.as_slice() {
+            [name] => Asking { scheme: "", name, port: "" },
+            [name, port] => Asking { scheme: "", name, port },
+            [scheme @ ("" | "http" | "https"), name, port] => Asking { scheme, name, port },
+            _ => Asking { scheme: "", name: "", port: "" },
+        };
+        if asking.name.is_empty() {
+            let what = endpoint.resource.kind.to_lowercase();
+            return Err(Status::bad_request(format!("invalid {what} request {text:?}")));
+        }
+        Ok(asking)
     }
 }
 

@@ -209,13 +209,19 @@ impl Server {
         let deadline = call.query.deadline()?;
         let watching = info.verb(&call.parts.method, call.query.flag("watch")) == "watch";
         let long = watching || self.connects(&info);
+        let asked = self.endpoint(&info.group, &info.version, &info.resource);
+        let deprecation = asked.and_then(|asked| asked.resource.deprecation(asked.version));
         let work = self.resource_request(call, info, body);
-        if long {
-            return work.await;
+        let mut done = if long {
+            work.await
+        } else {
+            let late = |_| Err(Status::timeout("request did not complete within the allotted timeout"));
+            tokio::time::timeout(deadline, work).await.unwrap_or_else(late)
+        };
+        if let (Ok(response), Some(deprecation)) = (&mut done, deprecation) {
+            respond::warn(response.headers_mut(), &[deprecation]);
         }
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
+        done
     }
 
     /// Whether a request opens a stream to somewhere else.

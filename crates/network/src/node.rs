@@ -149,7 +149,11 @@ impl NodeNetwork {
         let addresses = Addresses::open(config.state_dir.join("addresses"), config.pod_cidr)?;
         // Before the first change, so that whatever is made can be found again.
         keep(config_file(&config.state_dir), &config)?;
-        let former = sysctl::set(&[("net.ipv4.ip_forward", "1")])?;
+        let former = sysctl::set(&[
+            ("net.ipv4.ip_forward", "1"),
+            // Host ports answer on 127.0.0.1 too; the table keeps everybody else from loopback addresses.
+            ("net.ipv4.conf.all.route_localnet", "1"),
+        ])?;
         remember_settings(&config.state_dir, former)?;
         let mut links = Links::new()?;
         let gateway = addresses.gateway();

@@ -70,6 +70,9 @@ pub struct LocalService {
 /// Before the service proxy, which sits at -100: what the node answers itself never gets there.
 const BEFORE_PROXY: i32 = -105;
 const SOURCE_NAT: i32 = 100;
+const FILTER: i32 = 0;
+/// `ct state new`.
+const NEW: u32 = 1 << 3;
 
 /// The sets and maps of the table.
 #[derive(Debug, Clone)]
@@ -117,6 +120,7 @@ impl Rules {
         batch.add_chain(Chain::nat("prerouting", HookPoint::Prerouting, BEFORE_PROXY));
         batch.add_chain(Chain::nat("output", HookPoint::Output, BEFORE_PROXY));
         batch.add_chain(Chain::nat("postrouting", HookPoint::Postrouting, SOURCE_NAT));
+        batch.add_chain(Chain::filter("input", HookPoint::Input, FILTER));
         batch.add_chain(Chain::regular("arriving"));
         let rule = |chain| Rule::new(Family::Ip, chain);
         batch.add_rule(rule("prerouting").jump("arriving"));
@@ -129,6 +133,27 @@ impl Rules {
                 .load(&[Field::Saddr, Field::Daddr])
                 .in_set(&self.hairpin)
                 .masquerade(Flags::default()),
+        );
+        let loopback = IpNet::new(IpAddr::from([127, 0, 0, 0]), 8).expect("8 is a prefix length");
+        // A pod could not answer to 127.0.0.1.
+        batch.add_rule(
+            rule("postrouting")
+                .load(&[Field::Saddr])
+                .in_network(Cmp::Eq, loopback)
+                .load(&[Field::Daddr])
+                .in_network(Cmp::Ne, loopback)
+                .masquerade(Flags::default()),
+        );
+        // The kernel lets loopback addresses through for the sake of host ports: nobody else may use them.
+        batch.add_rule(
+            rule("input")
+                .load(&[Field::CtState])
+                .any_bit(NEW, true)
+                .load(&[Field::Daddr])
+                .in_network(Cmp::Eq, loopback)
+                .load(&[Field::Saddr])
+                .in_network(Cmp::Ne, loopback)
+                .verdict(Verdict::Drop),
         );
         batch.add_rule(
             rule("postrouting")
@@ -149,11 +174,8 @@ impl Rules {
     fn arriving(&self) -> Vec<Rule> {
         let rule = || Rule::new(Family::Ip, "arriving");
         let target = [Field::Daddr, Field::L4Proto, Field::Dport];
-        let loopback = IpNet::new(IpAddr::from([127, 0, 0, 0]), 8).expect("8 is a prefix length");
         vec![
             rule().load(&target).map(&self.local_services).dnat(),
-            // A pod could not answer to 127.0.0.1.
-            rule().load(&[Field::Daddr]).in_network(Cmp::Eq, loopback).verdict(Verdict::Return),
             rule().load(&target).map(&self.host_ip_ports).dnat(),
             rule().load(&[Field::FibDaddrType]).is(2).load(&target[1..]).map(&self.host_ports).dnat(),
         ]

@@ -164,6 +164,9 @@ fn host_ports_lead_to_the_pod_and_back_to_itself() {
         assert_eq!(ask(from, target), seen);
         server.join().unwrap();
     }
+    let (_, server) = greet(&web.ns, "0.0.0.0:80");
+    assert_eq!(ask(&node.ns, "127.0.0.1:8080".parse().unwrap()), "10.244.1.1", "from loopback itself");
+    server.join().unwrap();
     let path = other.path.clone();
     let taken = Attach { id: "more", namespace: &path, pod: "ns/more", host_ports: &[port] };
     let error = node.network.attach(&taken).unwrap_err();

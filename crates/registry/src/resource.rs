@@ -179,8 +179,7 @@ pub struct Target {
 #[async_trait::async_trait]
 pub trait Connect: Send + Sync {
     fn verbs(&self) -> Vec<&'static str>;
-    /// `path` is what stands behind the subresource's name; `query` is without its question mark. `None`
-    /// where there is nothing to be had yet, which is no fault.
+    /// `None` where there is nothing to be had yet, which is no fault.
     ///
     /// # Errors
     /// There is nothing to connect to.
@@ -188,9 +187,32 @@ pub trait Connect: Send + Sync {
         &self,
         engine: &crate::Engine,
         object: &Object,
-        path: &str,
-        query: &str,
+        asked: &Asked<'_>,
     ) -> Result<Option<Target>, api::Status>;
+}
+
+/// What a request says of where it is to be led.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// A port's number or name, of `NAME:PORT`; empty where there is none.
+    pub port: &'a str,
+    /// What stands behind the subresource's name.
+    pub path: &'a str,
+    /// Without its question mark.
+    pub query: &'a str,
+}
+
+impl Asked<'_> {
+    /// The port by its number, or `default` where none is asked for.
+    ///
+    /// # Errors
+    /// It is no number.
+    pub fn port_or(&self, default: u16) -> Result<u16, api::Status> {
+        match self.port {
+            "" => Ok(default),
+            port => port.parse().map_err(|_| api::Status::bad_request(format!("invalid port {port:?}"))),
+        }
+    }
 }
 
 /// A field that field selectors may name, besides `metadata.name` and `metadata.namespace`.
@@ -237,6 +259,8 @@ pub struct Resource {
     /// The group that messages about faults name, where it is another: a kind that has been in
     /// several groups is told of by the first of them.
     pub fault_group: Option<&'static str>,
+    /// Since which release it should not be used any more, and what to use instead (may be empty).
+    pub deprecated: Option<(&'static str, &'static str)>,
     pub short_names: Vec<&'static str>,
     pub categories: Vec<&'static str>,
     pub scope: Scope,
@@ -282,6 +306,13 @@ impl Resource {
     /// The `apiVersion` that stored bytes carry.
     pub fn stored_type(&self) -> String {
         self.stored_api_version.clone().unwrap_or_else(|| self.api_version(self.stored))
+    }
+
+    /// What whoever asks for a deprecated kind is warned of.
+    pub fn deprecation(&self, version: usize) -> Option<String> {
+        let (since, instead) = self.deprecated?;
+        let what = format!("{} {} is deprecated in {since}+", self.api_version(version), self.kind);
+        Some(if instead.is_empty() { what } else { format!("{what}; use {instead}") })
     }
 
     pub fn version(&self, name: &str) -> Option<usize> {

@@ -45,6 +45,7 @@ impl Row {
             singular: kind.to_lowercase(),
             kind: kind.into(),
             fault_group: None,
+            deprecated: None,
             short_names: Vec::new(),
             categories: Vec::new(),
             scope: Scope::Namespaced,
@@ -72,6 +73,12 @@ impl Row {
     /// The group that messages about faults name, where it is another than the row's.
     pub fn fault_group(mut self, group: &'static str) -> Row {
         self.0.fault_group = Some(group);
+        self
+    }
+
+    /// See [`Resource::deprecated`].
+    pub fn deprecated(mut self, since: &'static str, instead: &'static str) -> Row {
+        self.0.deprecated = Some((since, instead));
         self
     }
 

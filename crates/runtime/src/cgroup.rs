@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 pub use stats::Usage;
 
 /// Where cgroups are mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+pub const ROOT: &str = "/sys/fs/cgroup";
+/// The hierarchies of v1 that containers have cgroups in.
+pub const CONTROLLERS: &[&str] =
+    &["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"];
 
 /// Which cgroup file systems this host uses for limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

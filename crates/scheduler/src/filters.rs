@@ -44,10 +44,8 @@ pub fn check(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     if pod.node_name.as_ref().is_some_and(|name| *name != node.name) {
         return off("NodeName", "node(s) didn't match the requested node name");
     }
-    if let Some(taint) = keeping_off(pod, node) {
-        let value = taint.value.as_deref().unwrap_or_default();
-        let reason = format!("node(s) had untolerated taint {{{}: {value}}}", taint.key);
-        return off("TaintToleration", &reason);
+    if keeping_off(pod, node).is_some() {
+        return off("TaintToleration", "node(s) had untolerated taint(s)");
     }
     if !affinity_fits(pod, node) {
         return off("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");

@@ -93,7 +93,7 @@ fn refusals_are_worded_as_upstreams() {
         &[],
         plain("p", json!({})),
         expect![
-            "0/2 nodes are available: 1 node(s) had untolerated taint {t: v}, 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
         ],
     );
     let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});

@@ -92,6 +92,10 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
         node_cidr: (count > 1).then_some(ranges.nodes),
         nodes: nodes(flags, count, &node_name, &ranges)?,
     };
+    let (pods, services) = (settings.pod_cidr, settings.service_cidr);
+    if pods.contains(&services.network()) || services.contains(&pods.network()) {
+        bail!("--pod-cidr {pods} and --service-cidr {services} overlap; choose ranges that are apart");
+    }
     std::fs::create_dir_all(flags.name.state())
         .with_context(|| format!("making {}", flags.name.state().display()))?;
     settings.write(&flags.name.settings_path())?;

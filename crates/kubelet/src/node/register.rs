@@ -112,16 +112,18 @@ async fn report(
     let patch = patch(&next);
     match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(node) => {
-            let ready = |status: &NodeStatus| {
-                status.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
-            };
-            if ready(&next) && !ready(&before) {
-                let text = format!("Node {name} status is now: NodeReady");
-                ctx.recorder.node(name, Type::Normal, "NodeReady", text);
-            }
+            announce(ctx, &before, &next);
             Ok(Some(node.status.unwrap_or(next)))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Events of what has changed about the node.
+fn announce(ctx: &Context, before: &NodeStatus, after: &NodeStatus) {
+    let name = &ctx.config.node_name;
+    for reason in status::transitions(before, after) {
+        ctx.recorder.node(name, Type::Normal, &reason, format!("Node {name} status is now: {reason}"));
     }
 }
 
@@ -171,7 +173,12 @@ async fn register(ctx: &Context, api: &Api<Node>, machine: &Machine, state: &Sta
             };
             match api.create(&PostParams::default(), &node).await {
                 Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await,
-                made => made,
+                made => {
+                    if let (Ok(_), Some(status)) = (&made, &node.status) {
+                        announce(ctx, &NodeStatus::default(), status);
+                    }
+                    made
+                }
             }
         }
         None => api.get(name).await,

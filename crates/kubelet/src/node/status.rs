@@ -148,6 +148,23 @@ fn conditions(state: &State, before: &NodeStatus, now: Timestamp) -> Vec<NodeCon
     others.chain(made).collect()
 }
 
+/// The reasons of events for the kubelet's own conditions that are new or others than before, such as
+/// `NodeHasSufficientMemory`.
+pub fn transitions(before: &NodeStatus, after: &NodeStatus) -> Vec<String> {
+    let was = |type_: &str| {
+        let mut conditions = before.conditions.iter().flatten();
+        conditions.find(|one| one.type_ == type_).map(|one| one.status.as_str())
+    };
+    let changed = after.conditions.iter().flatten().filter(|one| was(&one.type_) != Some(&one.status));
+    changed
+        .filter_map(|one| match (one.type_.as_str(), one.status.as_str()) {
+            ("Ready", "True") => Some("NodeReady".to_owned()),
+            ("Ready", _) => Some("NodeNotReady".to_owned()),
+            _ => one.reason.as_ref()?.strip_prefix("Kubelet").map(|rest| format!("Node{rest}")),
+        })
+        .collect()
+}
+
 /// Whether two statuses differ in anything but the time they were made.
 pub fn differ(a: &NodeStatus, b: &NodeStatus) -> bool {
     let timeless = |status: &NodeStatus| {

@@ -21,6 +21,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .table(tables::core::component_status())
             .cluster()
             .short(&["cs"])
+            .deprecated("v1.19", "")
             .verbs(&[Verb::Get, Verb::List]),
         core("ConfigMap", "configmaps")
             .table(tables::core::config_map())
@@ -30,6 +31,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .strategy(endpoints::Endpoints)
             .table(tables::network::endpoints())
             .short(&["ep"])
+            .deprecated("v1.33", "discovery.k8s.io/v1 EndpointSlice")
             .at("services/endpoints"),
         core("LimitRange", "limitranges").strategy(limits::LimitRange).short(&["limits"]),
         namespaces(),

@@ -4,7 +4,7 @@ use api::field::{Errors, Path};
 use api::{Object, Status, names};
 use async_trait::async_trait;
 use registry::Engine;
-use registry::resource::{Connect, Target};
+use registry::resource::{Asked, Connect, Target};
 use serde_json::Value;
 
 use super::podspec;
@@ -159,13 +159,12 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(
-        &self,
-        _: &Engine,
-        node: &Object,
-        path: &str,
-        query: &str,
-    ) -> Result<Option<Target>, Status> {
-        address(node, super::pod::with_query(path, query)).map(Some)
+    async fn target(&self, _: &Engine, node: &Object, asked: &Asked<'_>) -> Result<Option<Target>, Status> {
+        let own = address(node, super::pod::with_query(asked.path, asked.query))?;
+        let port = asked.port_or(own.port)?;
+        // A kubelet's own port is spoken to as a kubelet, whatever scheme is asked for.
+        let kubelet = port == own.port;
+        let scheme = if kubelet { own.scheme } else { "http" };
+        Ok(Some(Target { scheme, port, kubelet, ..own }))
     }
 }

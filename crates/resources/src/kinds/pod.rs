@@ -3,7 +3,7 @@
 use api::field::{Errors, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
-use registry::resource::{Connect, PartHook, Target};
+use registry::resource::{Asked, Connect, PartHook, Target};
 use registry::{Engine, RequestContext};
 use serde_json::{Value, json};
 
@@ -273,11 +273,10 @@ impl Connect for Stream {
         &self,
         engine: &Engine,
         pod: &Object,
-        _: &str,
-        query: &str,
+        asked: &Asked<'_>,
     ) -> Result<Option<Target>, Status> {
-        let container = if self.0 == "portForward" { None } else { Some(container_of(pod, query)?) };
-        on_kubelet(engine, pod, kubelet_path(pod, self.0, container.as_deref(), query)).map(Some)
+        let container = if self.0 == "portForward" { None } else { Some(container_of(pod, asked.query)?) };
+        on_kubelet(engine, pod, kubelet_path(pod, self.0, container.as_deref(), asked.query)).map(Some)
     }
 }
 
@@ -294,16 +293,15 @@ impl Connect for Log {
         &self,
         engine: &Engine,
         pod: &Object,
-        _: &str,
-        query: &str,
+        asked: &Asked<'_>,
     ) -> Result<Option<Target>, Status> {
-        log_options(pod, query)?;
-        let container = container_of(pod, query)?;
+        log_options(pod, asked.query)?;
+        let container = container_of(pod, asked.query)?;
         // A pod that has no node yet has no log yet: that is an empty answer.
         if pod.get_str(&["spec", "nodeName"]).is_empty() {
             return Ok(None);
         }
-        on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), query)).map(Some)
+        on_kubelet(engine, pod, kubelet_path(pod, "containerLogs", Some(&container), asked.query)).map(Some)
     }
 }
 
@@ -343,13 +341,7 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
-    async fn target(
-        &self,
-        _: &Engine,
-        pod: &Object,
-        path: &str,
-        query: &str,
-    ) -> Result<Option<Target>, Status> {
+    async fn target(&self, _: &Engine, pod: &Object, asked: &Asked<'_>) -> Result<Option<Target>, Status> {
         let host = pod.get_str(&["status", "podIP"]);
         if host.is_empty() {
             return Err(Status::bad_request(format!("address not allowed: pod {} has no IP", pod.name())));
@@ -358,8 +350,8 @@ impl Connect for Proxy {
         Ok(Some(Target {
             scheme: "http",
             host: host.to_owned(),
-            port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
-            path: with_query(path, query),
+            port: asked.port_or(port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80))?,
+            path: with_query(asked.path, asked.query),
             kubelet: false,
         }))
     }

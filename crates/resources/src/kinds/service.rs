@@ -1,13 +1,14 @@
 //! Services: addresses and ports that are the service's alone.
 
 use api::field::Errors;
-use api::{Object, Status, names};
+use api::{GroupResource, Object, Status, names};
 use async_trait::async_trait;
-use registry::resource::{Connect, Target};
+use rand::seq::IteratorRandom;
+use registry::resource::{Asked, Connect, Target};
 use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::serviceclaim::{Ranges, cluster_ips, wants_address, wants_ports};
+use super::serviceclaim::{Ranges, wants_address, wants_ports};
 use super::servicespec;
 use crate::Settings;
 use crate::at::At;
@@ -87,6 +88,7 @@ impl registry::Strategy for Strategy {
                     new.set(&["spec", field], value.clone());
                 }
             }
+            follow_first_address(new, old);
         }
         if wants_ports(new) && wants_ports(old) {
             keep_node_ports(new, old);
@@ -157,6 +159,21 @@ fn drop_unwanted(service: &mut Object) {
     }
 }
 
+/// A client that knows one address alone has changed it: the list goes with it, as long as it did not say
+/// otherwise.
+fn follow_first_address(new: &mut Object, old: &Object) {
+    let address = new.get_str(&["spec", "clusterIP"]).to_owned();
+    let changed = !address.is_empty() && address != old.get_str(&["spec", "clusterIP"]);
+    if changed && new.get(&["spec", "clusterIPs"]) == old.get(&["spec", "clusterIPs"]) {
+        let mut list: Vec<Value> =
+            new.get(&["spec", "clusterIPs"]).and_then(Value::as_array).cloned().unwrap_or_default();
+        if let Some(first) = list.first_mut() {
+            *first = address.into();
+            new.set(&["spec", "clusterIPs"], Value::Array(list));
+        }
+    }
+}
+
 /// Ports that do not say a node port keep the one they had.
 fn keep_node_ports(new: &mut Object, old: &Object) {
     let before: Vec<Value> =
@@ -175,7 +192,7 @@ fn keep_node_ports(new: &mut Object, old: &Object) {
     }
 }
 
-/// `services/NAME/proxy/…`: HTTP to the cluster IP.
+/// `services/NAME/proxy/…`: HTTP to one of its endpoints.
 pub struct Proxy;
 
 #[async_trait]
@@ -186,25 +203,52 @@ impl Connect for Proxy {
 
     async fn target(
         &self,
-        _: &Engine,
+        engine: &Engine,
         service: &Object,
-        path: &str,
-        query: &str,
+        asked: &Asked<'_>,
     ) -> Result<Option<Target>, Status> {
-        let host = cluster_ips(service).into_iter().next();
-        let host = host.ok_or_else(|| {
-            Status::unavailable(format!(
-                "no endpoints available for service {}",
-                api::field::quote(service.name())
-            ))
-        })?;
-        let port = service.get(&["spec", "ports"]).and_then(|p| p.get(0)?.get("port")?.as_u64());
-        Ok(Some(Target {
-            scheme: "http",
-            host,
-            port: port.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
-            path: super::pod::with_query(path, query),
-            kubelet: false,
-        }))
+        let quoted = api::field::quote(service.name());
+        let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
+        let name = match asked.port.parse::<u64>() {
+            Err(_) => asked.port,
+            Ok(number) => {
+                let port = ports.into_iter().flatten().find(|port| port["port"].as_u64() == Some(number));
+                let missing =
+                    || Status::unavailable(format!("no service port {number} found for service {quoted}"));
+                port.ok_or_else(missing)?.get("name").and_then(Value::as_str).unwrap_or_default()
+            }
+        };
+        let key = format!("{}/{}", service.namespace(), service.name());
+        let endpoints = engine.cache("", "endpoints").and_then(|cache| cache.get(&key));
+        let endpoints = match endpoints {
+            Some(item) => item.object()?,
+            None => {
+                let resource = GroupResource::new("", "endpoints");
+                return Err(Status::not_found(&resource, service.name()));
+            }
+        };
+        let (host, port) = endpoint(&endpoints, name)
+            .ok_or_else(|| Status::unavailable(format!("no endpoints available for service {quoted}")))?;
+        let path = super::pod::with_query(asked.path, asked.query);
+        Ok(Some(Target { scheme: "http", host, port, path, kubelet: false }))
     }
+}
+
+/// A random ready address of a port of this name, and its number there.
+fn endpoint(endpoints: &Object, name: &str) -> Option<(String, u16)> {
+    let subsets = endpoints.0.get("subsets").and_then(Value::as_array);
+    let list = |subset: &Value, field: &str| subset.get(field).and_then(Value::as_array).cloned();
+    let mut found = Vec::new();
+    for subset in subsets.into_iter().flatten() {
+        let ports = list(subset, "ports").unwrap_or_default();
+        let port =
+            ports.iter().find(|port| port.get("name").and_then(Value::as_str).unwrap_or_default() == name);
+        let Some(port) = port.and_then(|port| u16::try_from(port.get("port")?.as_u64()?).ok()) else {
+            continue;
+        };
+        for address in list(subset, "addresses").unwrap_or_default() {
+            found.extend(address.get("ip").and_then(Value::as_str).map(|ip| (ip.to_owned(), port)));
+        }
+    }
+    found.into_iter().choose(&mut rand::rng())
 }

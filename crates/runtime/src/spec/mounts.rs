@@ -8,6 +8,7 @@ use cri::v1::{ContainerConfig, Mount, MountPropagation, NamespaceMode};
 use serde_json::{Value, json};
 
 use super::{Fault, Input};
+use crate::cgroup;
 
 /// All mounts, in the order they are made.
 pub fn mounts(input: &Input<'_>) -> Vec<Value> {
@@ -28,8 +29,8 @@ pub fn mounts(input: &Input<'_>) -> Vec<Value> {
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", read]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", read]),
     ];
+    mounts.extend(cgroups(input, read));
     let in_sandbox = |name: &str| input.sandbox_dir.join(name).to_string_lossy().into_owned();
     let shm = if host_ipc { "/dev/shm".to_owned() } else { in_sandbox("shm") };
     let writable = if security.readonly_rootfs { "ro" } else { "rw" };
@@ -55,6 +56,27 @@ pub fn mounts(input: &Input<'_>) -> Vec<Value> {
         mounts.push(bind(volume));
     }
     mounts
+}
+
+/// The container's own cgroups. libcontainer mounts them, but on v1 not for a process that joins a pid namespace:
+/// it looks the process up in the host's /proc by the number that it has in there. Those are bound one by one.
+fn cgroups(input: &Input<'_>, read: &str) -> Vec<Value> {
+    let flags = ["nosuid", "noexec", "nodev"];
+    if input.pid_namespace.is_none() || cgroup::version() == cgroup::Version::V2 {
+        let options = [&flags[..], &["relatime", read]].concat();
+        return vec![
+            json!({ "destination": cgroup::ROOT, "type": "cgroup", "source": "cgroup", "options": options }),
+        ];
+    }
+    let options = [&flags[..], &["mode=755"]].concat();
+    let top = json!({ "destination": cgroup::ROOT, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let hierarchies = cgroup::CONTROLLERS.iter().map(|name| Path::new(cgroup::ROOT).join(name));
+    let bound = hierarchies.filter(|hierarchy| hierarchy.is_dir()).map(|hierarchy| {
+        let source = hierarchy.join(input.cgroup.trim_start_matches('/'));
+        let options = [&["rbind", "rprivate", read][..], &flags].concat();
+        json!({ "destination": hierarchy, "type": "bind", "source": source, "options": options })
+    });
+    std::iter::once(top).chain(bound).collect()
 }
 
 fn bind(volume: &Mount) -> Value {
