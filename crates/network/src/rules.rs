@@ -269,14 +269,16 @@ mod tests {
             add chain ip tiphys-dev-n1 prerouting { type nat hook prerouting priority -105 ; }
             add chain ip tiphys-dev-n1 output { type nat hook output priority -105 ; }
             add chain ip tiphys-dev-n1 postrouting { type nat hook postrouting priority 100 ; }
+            add chain ip tiphys-dev-n1 input { type filter hook input priority 0 ; }
             add chain ip tiphys-dev-n1 arriving
             add rule ip tiphys-dev-n1 prerouting jump arriving
             add rule ip tiphys-dev-n1 output jump arriving
             add rule ip tiphys-dev-n1 arriving dnat to ip daddr . meta l4proto . th dport map @local-services
-            add rule ip tiphys-dev-n1 arriving ip daddr 127/8 return
             add rule ip tiphys-dev-n1 arriving dnat to ip daddr . meta l4proto . th dport map @host-ip-ports
             add rule ip tiphys-dev-n1 arriving fib daddr type local dnat to meta l4proto . th dport map @host-ports
             add rule ip tiphys-dev-n1 postrouting ip saddr . ip daddr @hairpin masquerade
+            add rule ip tiphys-dev-n1 postrouting ip saddr 127/8 ip daddr != 127/8 masquerade
+            add rule ip tiphys-dev-n1 input ct state & 0x8 != 0x0 ip daddr 127/8 ip saddr != 127/8 drop
             add rule ip tiphys-dev-n1 postrouting ip saddr 10.244.1/24 ip daddr != @cluster-cidrs masquerade fully-random
             add element ip tiphys-dev-n1 cluster-cidrs { 10.244.0.0-10.244.255.255 }
             add element ip tiphys-dev-n1 hairpin { 10.244.1.2 . 10.244.1.2 }
