@@ -69,6 +69,16 @@ pub fn public(document: &serde_json::Value, kind: &'static str) -> Response<Body
     response
 }
 
+/// Adds a warning before those that are there.
+pub fn warn_first(headers: &mut HeaderMap, warning: String) {
+    let others: Vec<HeaderValue> = headers.get_all(WARNING).into_iter().cloned().collect();
+    headers.remove(WARNING);
+    warn(headers, &[warning]);
+    for other in others {
+        headers.append(WARNING, other);
+    }
+}
+
 /// Adds `Warning: 299 - "…"`, one a text; repeated ones once.
 pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
     for (i, warning) in warnings.iter().enumerate() {

@@ -219,7 +219,7 @@ impl Server {
             tokio::time::timeout(deadline, work).await.unwrap_or_else(late)
         };
         if let (Ok(response), Some(deprecation)) = (&mut done, deprecation) {
-            respond::warn(response.headers_mut(), &[deprecation]);
+            respond::warn_first(response.headers_mut(), deprecation);
         }
         done
     }

@@ -28,7 +28,7 @@ pub struct Differences {
     pub cases: BTreeMap<String, String>,
     /// By a regular expression of paths into answers.
     pub fields: BTreeMap<String, String>,
-    more: Vec<Regex>,
+    more: Vec<(Regex, Option<Value>)>,
     nulls: Vec<Regex>,
     gone: Vec<(Regex, Option<Value>)>,
     words: Vec<(Regex, String)>,
@@ -55,18 +55,21 @@ impl Differences {
 
     fn add(&mut self, name: &str, reason: &str) -> Result<()> {
         let pattern = |text: &str| Regex::new(text).with_context(|| format!("{PAGE}: {name}"));
-        if let Some(path) = name.strip_prefix("+ ") {
-            self.more.push(pattern(path)?);
-        } else if let Some(path) = name.strip_prefix("null ") {
-            self.nulls.push(pattern(path)?);
-        } else if let Some(path) = name.strip_prefix("- ") {
-            let (path, value) = match path.split_once(" = ") {
+        let valued = |text: &str| {
+            let (path, value) = match text.split_once(" = ") {
                 Some((path, json)) => {
                     (path, Some(serde_json::from_str(json).with_context(|| format!("{PAGE}: {name}"))?))
                 }
-                None => (path, None),
+                None => (text, None),
             };
-            self.gone.push((pattern(path)?, value));
+            anyhow::Ok((pattern(path)?, value))
+        };
+        if let Some(path) = name.strip_prefix("+ ") {
+            self.more.push(valued(path)?);
+        } else if let Some(path) = name.strip_prefix("null ") {
+            self.nulls.push(pattern(path)?);
+        } else if let Some(path) = name.strip_prefix("- ") {
+            self.gone.push(valued(path)?);
         } else if let Some(words) = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
             let (old, new) = words.split_once("\" \"").with_context(|| format!("{PAGE}: {name}"))?;
             self.words.push((pattern(old)?, new.to_owned()));
@@ -84,14 +87,17 @@ impl Differences {
         let text = |field: &str| difference[field].as_str();
         let path = text("path").unwrap_or_default();
         let expected = &difference["expected"];
+        let known = |list: &[(Regex, Option<Value>)], found: &Value| {
+            list.iter().any(|(pattern, value)| {
+                pattern.is_match(path) && value.as_ref().is_none_or(|value| value == found)
+            })
+        };
         match text("op") {
-            Some("extra") => self.more.iter().any(|pattern| pattern.is_match(path)),
+            Some("extra") => known(&self.more, &difference["actual"]),
             // A part of an answer that was asked for and was not there.
-            Some("changed") if expected.is_null() => self.more.iter().any(|pattern| pattern.is_match(path)),
+            Some("changed") if expected.is_null() => known(&self.more, &difference["actual"]),
             Some("missing") if expected.is_null() => self.nulls.iter().any(|pattern| pattern.is_match(path)),
-            Some("missing") => self.gone.iter().any(|(pattern, value)| {
-                pattern.is_match(path) && value.as_ref().is_none_or(|value| value == expected)
-            }),
+            Some("missing") => known(&self.gone, expected),
             Some("changed") => match (text("expected"), text("actual")) {
                 (Some(expected), Some(actual)) => self.reworded(expected, actual),
                 _ => false,
