@@ -287,3 +287,59 @@ fn join(upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Res
     });
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// Says what it has to say, a little at a time, then breaks off.
+    struct Curt(&'static [u8]);
+
+    impl AsyncRead for Curt {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            let (now, later) = self.0.split_at(self.0.len().min(8));
+            buf.put_slice(now);
+            self.0 = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Curt {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_said_last_arrives() {
+        let (client, mut seen) = tokio::io::duplex(4);
+        let said = b"twenty-four bytes, whole";
+        let carried = tokio::spawn(carry(Ending(client), Ending(Curt(said))));
+        let mut all = Vec::new();
+        seen.read_to_end(&mut all).await.unwrap();
+        drop(seen);
+        assert_eq!(all, said);
+        carried.await.unwrap().unwrap();
+    }
+}

@@ -174,3 +174,29 @@ pub fn differ(a: &NodeStatus, b: &NodeStatus) -> bool {
     };
     timeless(a) != timeless(b)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_conditions_are_told() {
+        let status = |state: State| NodeStatus {
+            conditions: Some(conditions(&state, &NodeStatus::default(), Timestamp::UNIX_EPOCH)),
+            ..NodeStatus::default()
+        };
+        let check = |before: &NodeStatus, after: &NodeStatus, want: &[&str]| {
+            assert_eq!(transitions(before, after), want);
+        };
+        let well = status(State::default());
+        let ill = status(State {
+            memory_pressure: true,
+            not_ready: Some("container runtime is down".into()),
+            ..State::default()
+        });
+        let first = ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+        check(&NodeStatus::default(), &well, &first);
+        check(&well, &well, &[]);
+        check(&well, &ill, &["NodeHasInsufficientMemory", "NodeNotReady"]);
+    }
+}
