@@ -169,32 +169,38 @@ impl Worker {
     fn desire(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
         self.memory.gone |= desired.gone;
-        let version =
-            |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
-        let newer = |new: &Pod, old: &Pod| match (version(new), version(old)) {
-            (Some(new), Some(old)) => new > old,
-            _ => true,
-        };
-        if let Some(mirror) = desired.mirror {
-            let known = self.mirror.as_ref();
-            if known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid || newer(&mirror, known)) {
-                // What failed for the one before says nothing of this one.
-                if known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid) {
-                    self.write_failures = None;
-                }
-                self.mirror = Some(mirror);
-            }
-        } else {
-            self.mirror = None;
+        match desired.mirror {
+            Some(mirror) => self.take_mirror(mirror),
+            None => self.mirror = None,
         }
-        if desired.gone || !newer(&desired.pod, &self.pod) {
+        if !desired.gone {
+            self.take_pod(desired.pod);
+        }
+    }
+
+    /// Takes a state of the mirror pod that the API has had.
+    fn take_mirror(&mut self, mirror: Arc<Pod>) {
+        let known = self.mirror.as_ref();
+        let another = known.is_none_or(|known| known.metadata.uid != mirror.metadata.uid);
+        if another {
+            // What failed for the one before says nothing of this one.
+            self.write_failures = None;
+        }
+        if another || known.is_some_and(|known| newer(&mirror, known)) {
+            self.mirror = Some(mirror);
+        }
+    }
+
+    /// Takes a state of the pod that the API has had, unless a later one is known.
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        if !newer(&pod, &self.pod) {
             return;
         }
-        let changed = desired.pod.spec != self.pod.spec;
-        let resized = changed && Granted::wanted(&desired.pod) != Granted::wanted(&self.pod);
-        let relabelled = desired.pod.metadata.labels != self.pod.metadata.labels
-            || desired.pod.metadata.annotations != self.pod.metadata.annotations;
-        self.pod = desired.pod;
+        let changed = pod.spec != self.pod.spec;
+        let resized = changed && Granted::wanted(&pod) != Granted::wanted(&self.pod);
+        let relabelled = pod.metadata.labels != self.pod.metadata.labels
+            || pod.metadata.annotations != self.pod.metadata.annotations;
+        self.pod = pod;
         if resized {
             self.resize();
         }
@@ -426,6 +432,16 @@ impl Worker {
             held: self.held.clone(),
             ips: self.ips(),
         }
+    }
+}
+
+/// Whether `new` is a later state than `old`: of two that the API has had, the one of the higher version.
+fn newer(new: &Pod, old: &Pod) -> bool {
+    let version =
+        |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
+    match (version(new), version(old)) {
+        (Some(new), Some(old)) => new > old,
+        _ => true,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Mirrors {
 struct Shown {
     pod: Option<Arc<Pod>>,
     mirror: Option<Arc<Pod>>,
+    /// The pod that had the name before still ends: its mirror stays as long as it does.
+    ending: bool,
 }
 
 fn key(pod: &Pod) -> (String, String) {
@@ -64,7 +66,7 @@ impl Mirrors {
         }
         shown.mirror = None;
         let pod = shown.pod.clone();
-        if pod.is_none() {
+        if pod.is_none() && !shown.ending {
             known.remove(&key);
         }
         drop(known);
@@ -96,7 +98,14 @@ impl Mirrors {
 
     /// Starts the static pod of this name, where there is one, and settles its mirror.
     fn begin(self: &Arc<Self>, ctx: &Arc<Context>, registry: &Arc<Registry>, key: (String, String)) {
-        let shown = self.known.lock().get(&key).cloned().unwrap_or_default();
+        let mut known = self.known.lock();
+        let Some(shown) = known.get_mut(&key) else { return };
+        shown.ending = false;
+        let shown = shown.clone();
+        if shown.pod.is_none() && shown.mirror.is_none() {
+            known.remove(&key);
+        }
+        drop(known);
         if let Some(pod) = shown.pod {
             registry.set(ctx, Desired { pod, mirror: shown.mirror, gone: false });
         }
@@ -118,6 +127,9 @@ impl Mirrors {
 
 /// Deletes a mirror that shows something else, or makes one where there is none.
 async fn settle(ctx: &Context, shown: &Shown) -> kube::Result<()> {
+    if shown.ending {
+        return Ok(());
+    }
     let hash = |pod: &Pod, annotation| names::annotation(pod, annotation).map(str::to_owned);
     let wanted = shown.pod.as_ref().and_then(|pod| hash(pod, names::CONFIG_HASH));
     let Some(mirror) = &shown.mirror else {
@@ -198,6 +210,7 @@ pub async fn follow(
             if !found.contains_key(uid) {
                 if let Some(shown) = mirrors.known.lock().get_mut(&key(pod)) {
                     shown.pod = None;
+                    shown.ending = true;
                 }
                 registry.modify(uid, |desired| desired.gone = true);
                 former.insert(key(pod), uid.clone());

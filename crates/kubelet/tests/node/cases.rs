@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use cri::Runtime;
 use serde_json::{Value, json};
 
 use crate::world::{World, condition, container, ready};
@@ -39,6 +40,21 @@ pub async fn runs_and_goes(world: &mut World) {
     {
         assert!(messages.iter().any(|one| one == message), "{message}: {messages:#?}");
     }
+}
+
+/// Deleted as soon as the API has their last status: the answer to that is older than the deletion, and may
+/// come after the watch has told of it.
+pub async fn late_answers(world: &mut World) {
+    let pods = (0..16).map(|number| {
+        world.pod(&format!("late-{number}"), "exit 0", |pod| pod["spec"]["restartPolicy"] = json!("Never"))
+    });
+    let api = &world.api;
+    let gone = pods.map(|path| async move {
+        api.until(&path, "Succeeded", |pod| pod["status"]["phase"] == "Succeeded").await;
+        api.delete_pod(&path, 1);
+        api.until(&path, "gone", Value::is_null).await;
+    });
+    futures::future::join_all(gone).await;
 }
 
 pub async fn succeeds(world: &mut World) {
@@ -201,7 +217,8 @@ pub async fn survives_restart(world: &mut World) {
 pub async fn static_pods(world: &mut World) {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "fixed" },
-        "spec": { "containers": [container("main", TERM)] },
+        // TERM may come before the shell has its trap, and is then not heard.
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [container("main", TERM)] },
     });
     let file = world.dir.path().join("manifests/fixed.yaml");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -218,6 +235,8 @@ pub async fn static_pods(world: &mut World) {
     assert_eq!(id(&first), id(&again), "the container was not touched");
     std::fs::remove_file(&file).unwrap();
     world.api.until(path, "gone", Value::is_null).await;
+    let left = world.service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await.unwrap();
+    assert!(left.is_empty(), "the mirror went before the pod: {left:?}");
 }
 
 pub async fn sidecars(world: &mut World) {

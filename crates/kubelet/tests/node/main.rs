@@ -28,6 +28,7 @@ fn main() {
     }
     let trials = trials![
         runs_and_goes,
+        late_answers,
         succeeds,
         backs_off,
         init_and_volumes,

@@ -194,10 +194,11 @@ impl Worker {
         match written {
             Ok(Some(pod)) => {
                 self.write_failures = None;
-                if names::is_static(&self.pod) {
-                    self.mirror = Some(Arc::new(pod));
-                } else {
-                    self.pod = Arc::new(pod);
+                // By now the watch may have told of a later state, or of another mirror.
+                if !names::is_static(&self.pod) {
+                    self.take_pod(Arc::new(pod));
+                } else if self.mirror.as_ref().is_some_and(|known| known.metadata.uid == pod.metadata.uid) {
+                    self.take_mirror(Arc::new(pod));
                 }
             }
             // The pod is gone or another one by now; the watch will say so.
