@@ -1,9 +1,12 @@
 //! OpenAPI v2 and v3, made from the table when somebody asks, and not kept.
 
+mod gnostic;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, ETAG, HeaderMap};
+use codec::MediaType;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, VARY};
 use http::{HeaderValue, Response, StatusCode};
 use registry::{Action, Resource, Subresource, Verb};
 use schema::{Docs, Field, ListType, Shape, Type, TypeId, Types};
@@ -53,29 +56,58 @@ impl OpenApi {
         OpenApi { documents: documents.into_values().collect(), version: version.to_owned(), hash }
     }
 
-    pub(crate) fn answer(&self, path: &str, _headers: &HeaderMap, _query: &Query) -> Option<Response<Body>> {
+    pub(crate) fn answer(&self, path: &str, headers: &HeaderMap, query: &Query) -> Option<Response<Body>> {
         let path = path.trim_end_matches('/');
         if path == "/openapi/v2" {
-            return Some(self.tagged(&self.v2()));
+            let mut response = match form(headers) {
+                None => bare(StatusCode::NOT_ACCEPTABLE),
+                Some(_) if self.is_known(headers) => self.tagged(bare(StatusCode::NOT_MODIFIED)),
+                Some(Encoding::Json) => self.tagged(respond::json(StatusCode::OK, &self.v2())),
+                Some(Encoding::Protobuf) => {
+                    let mut response = Response::new(Body::full(gnostic::encode(&self.v2())));
+                    let kind = HeaderValue::from_static(gnostic::CONTENT_TYPE);
+                    response.headers_mut().insert(CONTENT_TYPE, kind);
+                    self.tagged(response)
+                }
+            };
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            return Some(response);
         }
         let rest = path.strip_prefix("/openapi/v3")?;
         if rest.is_empty() {
             return Some(respond::json(StatusCode::OK, &self.index()));
         }
         let Some(document) = self.documents.iter().find(|d| d.path == rest.trim_start_matches('/')) else {
-            let mut missing = Response::new(Body::Empty);
-            *missing.status_mut() = StatusCode::NOT_FOUND;
-            return Some(missing);
+            return Some(bare(StatusCode::NOT_FOUND));
         };
-        Some(self.tagged(&self.v3(document)))
+        let mut response = if self.is_known(headers) {
+            self.tagged(bare(StatusCode::NOT_MODIFIED))
+        } else {
+            self.tagged(respond::json(StatusCode::OK, &self.v3(document)))
+        };
+        if query.get("hash") == self.hash {
+            // What has a name of its own need never be asked for again.
+            let forever = HeaderValue::from_static("public, immutable");
+            response.headers_mut().insert(CACHE_CONTROL, forever);
+        }
+        Some(response)
     }
 
-    fn tagged(&self, document: &Value) -> Response<Body> {
-        let mut response = respond::json(StatusCode::OK, document);
-        if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", self.hash)) {
+    fn tag(&self) -> String {
+        format!("\"{}\"", self.hash)
+    }
+
+    /// Whether the client has the document already.
+    fn is_known(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let mut tags = given.flat_map(|value| value.split(',')).map(str::trim);
+        tags.any(|tag| tag == self.tag() || tag == "*")
+    }
+
+    fn tagged(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Ok(tag) = HeaderValue::from_str(&self.tag()) {
             response.headers_mut().insert(ETAG, tag);
         }
-        response.headers_mut().insert(CONTENT_TYPE, respond::JSON);
         response
     }
 
@@ -137,6 +169,32 @@ impl OpenApi {
         }
         kinds
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Protobuf,
+}
+
+/// How the document of v2 is asked for; `None` where it isn't served so.
+fn form(headers: &HeaderMap) -> Option<Encoding> {
+    let header: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if header.is_empty() {
+        return Some(Encoding::Json);
+    }
+    MediaType::accepted(&header.join(",")).iter().find_map(|media| {
+        if media.takes("application/json") {
+            return Some(Encoding::Json);
+        }
+        [gnostic::ASKED, gnostic::CONTENT_TYPE].contains(&media.essence.as_str()).then_some(Encoding::Protobuf)
+    })
+}
+
+fn bare(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = code;
+    response
 }
 
 fn gvk(group: &str, version: &str, kind: &str) -> Value {

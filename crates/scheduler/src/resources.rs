@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::Quantity;
+use api::containers::together;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
@@ -78,24 +79,14 @@ fn request(container: &Container, floor: bool) -> Resources {
 /// their way if that is more, and its overhead. With `floor` as nodes are compared, without as they
 /// are filtered.
 pub fn pod_request(spec: &PodSpec, floor: bool) -> Resources {
-    let mut total = Resources::default();
-    for container in &spec.containers {
-        total.add(&request(container, floor));
-    }
-    let mut sidecars = Resources::default();
-    let mut peak = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let mut need = request(container, floor);
-        if container.restart_policy.as_deref() == Some("Always") {
-            total.add(&need);
-            sidecars.add(&need);
-            need = sidecars.clone();
-        } else {
-            need.add(&sidecars);
-        }
-        peak.at_least(&need);
-    }
-    total.at_least(&peak);
+    let sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
+    let inits = spec.init_containers.iter().flatten();
+    let mut total = together(
+        spec.containers.iter().map(|container| request(container, floor)),
+        inits.map(|container| (sidecar(container), request(container, floor))),
+        Resources::add,
+        Resources::at_least,
+    );
     if let Some(whole) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
         // Requests of the pod as a whole stand for those of its containers.
         let level = Resources::of(Some(whole));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{Image, Traces, place};
+use crate::{Image, Traces, images, place};
 
 /// A cluster of this test's own: own name, own directory, own kubeconfig and home. Dropping it takes it
 /// down; [`Cluster::down`] also says whether anything stayed.
@@ -44,13 +44,41 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::up`].
     pub fn up_with(name: &str, nodes: usize, arguments: &[&str]) -> Result<Cluster> {
+        Cluster::start(name, nodes, |_| Ok(arguments.iter().map(|&one| one.to_owned()).collect()))
+    }
+
+    /// A cluster as the pages in `docs/` want it: all images, plain HTTP on port 8080, the store's etcd API on
+    /// port 2379, static pods from `$MANIFESTS`.
+    ///
+    /// # Errors
+    /// As [`Cluster::up`].
+    pub fn for_pages(name: &str) -> Result<Cluster> {
+        let cluster = Cluster::start(name, 1, |dir| {
+            let manifests = text(&dir.join("manifests"))?;
+            let all = ["--insecure-port", "8080", "--etcd-port", "2379", "--pod-manifest-path", &manifests];
+            Ok(all.map(str::to_owned).to_vec())
+        })?;
+        for image in images::all()? {
+            cluster.import(&image)?;
+        }
+        Ok(cluster)
+    }
+
+    fn start(
+        name: &str,
+        nodes: usize,
+        arguments: impl FnOnce(&Path) -> Result<Vec<String>>,
+    ) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tiphys-test-").tempdir()?;
         std::fs::create_dir(dir.path().join("home"))?;
+        std::fs::create_dir(dir.path().join("manifests"))?;
+        let arguments = arguments(dir.path())?;
         let name = format!("{name}-{}", std::process::id());
         let before = Traces::now()?;
         let mut cluster = Cluster { name, dir, before, is_up: true, came_up_in: Duration::ZERO };
         let count = nodes.to_string();
-        let all = [&["up", "--nodes", &count], arguments].concat();
+        let arguments = arguments.iter().map(String::as_str);
+        let all: Vec<&str> = ["up", "--nodes", &count].into_iter().chain(arguments).collect();
         let start = Instant::now();
         // On failure `cluster` is dropped, which takes away what `up` had made by then.
         cluster.tiphys(&all)?;
@@ -145,7 +173,7 @@ impl Cluster {
     }
 
     /// The environment in which a page's commands use this cluster: `kubectl` and `tiphys` are on the path,
-    /// `CLUSTER` is its name, `TREE` the source tree.
+    /// `CLUSTER` is its name, `TREE` the source tree, `MANIFESTS` the directory of static pods' manifests.
     ///
     /// # Errors
     /// A program is missing, or a path isn't UTF-8.
@@ -153,6 +181,7 @@ impl Cluster {
         let mut variables = environment(&self.kubeconfig(), &self.dir.path().join("home"), &self.name)?;
         variables.push(("TIPHYS_STATE".into(), text(&self.state_dir())?));
         variables.push(("TIPHYS_RUN".into(), text(&self.run_dir())?));
+        variables.push(("MANIFESTS".into(), text(&self.dir.path().join("manifests"))?));
         Ok(variables)
     }
 

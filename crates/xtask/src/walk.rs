@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use testkit::{Cluster, Walk, images, place};
+use testkit::{Cluster, Walk, place};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -24,10 +24,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let home = tempfile::tempdir()?;
         return play(&page, &testkit::environment(kubeconfig, home.path(), name)?);
     }
-    let cluster = Cluster::up_with("walk", 1, &["--insecure-port", "8080"]).context("starting a cluster")?;
-    for image in images::all()? {
-        cluster.import(&image)?;
-    }
+    let cluster = Cluster::for_pages("walk").context("starting a cluster")?;
     play(&page, &cluster.environment()?)?;
     cluster.down()
 }

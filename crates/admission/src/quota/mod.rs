@@ -4,14 +4,14 @@
 //! that many writers at once never take more than there is. Lowering it after a deletion, and counting again,
 //! is the quota controller's.
 
-mod usage;
-
+use api::k8s::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota as Quota, Service};
+use api::quota::{self, Amounts};
 use api::{Object, Quantity, Status};
 use registry::{Claims, Operation, Resource, Verdict};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{Plugin, refuse, standing};
-use usage::Amounts;
 
 pub(crate) struct ResourceQuota;
 
@@ -26,7 +26,9 @@ impl Plugin for ResourceQuota {
         let own = request.resource.group.is_empty() && request.resource.plural == QUOTAS;
         let counted = match request.operation {
             Operation::Create => true,
-            Operation::Update => usage::changes(request.resource),
+            Operation::Update => {
+                ["pods", "services", "persistentvolumeclaims"].iter().any(|kind| is(request.resource, kind))
+            }
             Operation::Delete | Operation::Connect => false,
         };
         let resized = request.subresource == Some("resize");
@@ -39,18 +41,15 @@ impl Plugin for ResourceQuota {
         let Some(row) = request.engine.resource("", QUOTAS).filter(|_| !quotas.is_empty()) else {
             return Ok(claims);
         };
-        let mut asked = usage::of(request.resource, object);
+        let Used { mut amounts, pod } = used(request.resource, object)?;
         if let Some(old) = request.old {
-            let before = usage::of(request.resource, old);
-            asked = asked
-                .into_iter()
-                .map(|(name, amount)| (name.clone(), less(amount, before.get(&name))))
-                .collect();
+            let before = used(request.resource, old)?.amounts;
+            amounts.iter_mut().for_each(|(name, amount)| *amount = less(*amount, before.get(name)));
         }
-        asked.retain(|_, amount| !amount.is_zero());
+        amounts.retain(|_, amount| !amount.is_zero());
         for item in quotas {
             let quota = item.object()?;
-            if let Some(quota) = charge(request, quota, object, &asked)? {
+            if let Some(quota) = charge(request, quota, pod.as_ref(), &amounts)? {
                 claims.swap.push(registry::swap(row, &item, &quota));
             }
         }
@@ -67,16 +66,18 @@ fn less(amount: Quantity, before: Option<&Quantity>) -> Quantity {
 fn charge(
     request: &Verdict<'_>,
     mut quota: Object,
-    object: &Object,
+    pod: Option<&Pod>,
     asked: &Amounts,
 ) -> Result<Option<Object>, Status> {
     // A quota that nobody has counted yet binds nobody.
-    let hard = amounts(quota.get(&["status", "hard"]));
-    if !usage::in_scope(request.resource, &quota, object) {
+    let typed: Quota = decode(&quota)?;
+    let status = typed.status.unwrap_or_default();
+    let (hard, used) = (quota::amounts(status.hard.as_ref()), quota::amounts(status.used.as_ref()));
+    if !quota::in_scope(&typed.spec.unwrap_or_default(), pod) {
         return Ok(None);
     }
-    let missing = usage::unspecified(request.resource, object, &hard);
-    if !missing.is_empty() {
+    let missing = pod.and_then(|pod| pod.spec.as_ref()).map(|spec| quota::unspecified(spec, &hard));
+    if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
         return Err(refuse(request, &format!("failed quota: {}: must specify {missing}", quota.name())));
     }
     let about: Amounts =
@@ -84,7 +85,6 @@ fn charge(
     if about.is_empty() {
         return Ok(None);
     }
-    let used = amounts(quota.get(&["status", "used"]));
     let uncounted: Vec<&str> =
         about.keys().filter(|name| !used.contains_key(*name)).map(String::as_str).collect();
     if !uncounted.is_empty() {
@@ -111,13 +111,45 @@ fn charge(
     Ok(Some(quota))
 }
 
-fn amounts(value: Option<&Value>) -> Amounts {
-    let list = value.and_then(Value::as_object).into_iter().flatten();
-    // What was validated parses.
-    list.filter_map(|(name, v)| Some((name.clone(), Quantity::parse(v.as_str()?).ok()?))).collect()
+/// Kinds of the core group that a quota knows by a plain name too.
+const PLAIN: &[&str] = &[
+    "configmaps",
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+];
+
+fn is(resource: &Resource, plural: &str) -> bool {
+    resource.group.is_empty() && resource.plural == plural
 }
 
-/// `count/deployments.apps`
-fn count_name(resource: &Resource) -> String {
-    format!("count/{}", resource.group_resource())
+/// What an object uses, each amount under every name that a quota may have for it.
+struct Used {
+    amounts: Amounts,
+    /// The object where it is a pod: quotas may speak of some pods only.
+    pod: Option<Pod>,
+}
+
+fn used(resource: &Resource, object: &Object) -> Result<Used, Status> {
+    if is(resource, "pods") {
+        let pod: Pod = decode(object)?;
+        return Ok(Used { amounts: quota::of_pod(&pod), pod: Some(pod) });
+    }
+    let amounts = if is(resource, "services") {
+        quota::of_service(&decode::<Service>(object)?)
+    } else if is(resource, "persistentvolumeclaims") {
+        quota::of_claim(&decode::<PersistentVolumeClaim>(object)?)
+    } else {
+        let plain = resource.group.is_empty() && PLAIN.contains(&resource.plural.as_str());
+        let names = [format!("count/{}", resource.group_resource())];
+        let names = names.into_iter().chain(plain.then(|| resource.plural.clone()));
+        names.map(|name| (name, Quantity::from_i64(1))).collect()
+    };
+    Ok(Used { amounts, pod: None })
+}
+
+fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
+    T::deserialize(&object.0).map_err(|error| Status::internal(&error.to_string()))
 }

@@ -2,8 +2,6 @@
 //!
 //! Kinds are watched only once a quota speaks of them.
 
-mod usage;
-
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -28,7 +26,7 @@ use serde::de::DeserializeOwned;
 use crate::context::{Context, Error};
 use crate::pods;
 use api::Quantity;
-use usage::Amounts;
+use api::quota::{self, Amounts};
 
 /// What is used of a kind in the namespace of a quota.
 type Use = Arc<dyn Fn(&ResourceQuota) -> Amounts + Send + Sync>;
@@ -126,7 +124,7 @@ const KINDS: &[Kind] = &[
         watch: |watched| {
             let of = |quota: &ResourceQuota, pod: &Pod| {
                 let spec = quota.spec.clone().unwrap_or_default();
-                if usage::in_scope(&spec, pod) { usage::of_pod(pod) } else { Amounts::new() }
+                if quota::in_scope(&spec, Some(pod)) { quota::of_pod(pod) } else { Amounts::new() }
             };
             watched.kind(of, same_use)
         },
@@ -134,13 +132,13 @@ const KINDS: &[Kind] = &[
     Kind {
         names: |name| name == "services" || name == "count/services" || name.starts_with("services."),
         watch: |watched| {
-            watched.kind(|_, service: &Service| usage::of_service(service), |old, new| old.spec == new.spec)
+            watched.kind(|_, service: &Service| quota::of_service(service), |old, new| old.spec == new.spec)
         },
     },
     Kind {
         names: |name| name.contains("persistentvolumeclaims") || name.ends_with("requests.storage"),
         watch: |watched| {
-            let of = |_: &ResourceQuota, claim: &PersistentVolumeClaim| usage::of_claim(claim);
+            let of = |_: &ResourceQuota, claim: &PersistentVolumeClaim| quota::of_claim(claim);
             watched.kind(of, |old, new| old.spec == new.spec)
         },
     },
@@ -197,9 +195,7 @@ fn plan(quota: &ResourceQuota, used: &Amounts) -> ResourceQuotaStatus {
 
 /// Whether two statuses say the same, however they write it.
 fn same_status(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
-    let read = |list: &Option<BTreeMap<String, Text>>| -> BTreeMap<String, Quantity> {
-        list.iter().flatten().map(|(name, text)| (name.clone(), usage::parse(text))).collect()
-    };
+    let read = |list: &Option<BTreeMap<String, Text>>| quota::amounts(list.as_ref());
     old.is_some_and(|old| read(&old.hard) == read(&new.hard) && read(&old.used) == read(&new.used))
 }
 
@@ -264,8 +260,8 @@ mod tests {
         let quota: ResourceQuota = serde_json::from_value(json!({"spec": quota})).unwrap();
         let spec = quota.spec.clone().unwrap();
         let mut used = Amounts::new();
-        for pod in pods.iter().filter(|pod| usage::in_scope(&spec, pod)) {
-            for (name, amount) in usage::of_pod(pod) {
+        for pod in pods.iter().filter(|pod| quota::in_scope(&spec, Some(pod))) {
+            for (name, amount) in quota::of_pod(pod) {
                 let slot = used.entry(name).or_insert(Quantity::ZERO);
                 *slot = *slot + amount;
             }
@@ -296,7 +292,7 @@ mod tests {
     #[test]
     fn services_count_their_node_ports() {
         let service = json!({"spec": {"type": "NodePort", "ports": [{"port": 1}, {"port": 2}]}});
-        let used = usage::of_service(&serde_json::from_value(service).unwrap());
+        let used = quota::of_service(&serde_json::from_value(service).unwrap());
         assert_eq!(used["services.nodeports"], Quantity::from_i64(2));
         assert_eq!(used["services.loadbalancers"], Quantity::ZERO);
     }

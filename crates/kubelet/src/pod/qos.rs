@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::Quantity;
+use api::containers::together;
 use cri::v1::LinuxContainerResources;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
@@ -112,20 +113,9 @@ pub fn cgroup(root: &str, pod: &Pod) -> String {
 /// Limits of the whole pod: sums over its containers, limits only where every container has one.
 pub fn pod_resources(pod: &Pod) -> LinuxContainerResources {
     let spec = spec::spec(pod);
-    // Init containers run one after the other beside the sidecars started before them.
     let effective = |get: &dyn Fn(&Container) -> i64| {
-        let mut sidecars = 0;
-        let mut peak = 0;
-        for container in spec::init_containers(pod) {
-            let one = get(container);
-            if spec::is_sidecar(container) {
-                sidecars += one;
-                peak = peak.max(sidecars);
-            } else {
-                peak = peak.max(sidecars + one);
-            }
-        }
-        peak.max(sidecars + spec.containers.iter().map(get).sum::<i64>())
+        let inits = spec::init_containers(pod).iter().map(|one| (spec::is_sidecar(one), get(one)));
+        together(spec.containers.iter().map(get), inits, |sum, one| *sum += one, |a, b| *a = (*a).max(*b))
     };
     let limited = |name: &str| spec::containers(pod).all(|(_, one)| !limit(one, name).is_zero());
     let own = |name: &str, limits: bool| {

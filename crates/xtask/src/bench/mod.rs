@@ -164,7 +164,7 @@ fn crates() -> Result<()> {
     println!();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let status = Command::new(cargo)
-        .args(["bench", "--workspace", "--benches", "--quiet"])
+        .args(["bench", "--workspace", "--bench", "*", "--quiet"])
         .current_dir(place::tree())
         .status()
         .context("couldn't start cargo")?;

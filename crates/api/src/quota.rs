@@ -1,17 +1,18 @@
-//! What objects use of a ResourceQuota.
+//! What objects use of a ResourceQuota: for admission, which takes it, and for the controller, which counts it.
+//! After upstream's `quota/v1/evaluator/core`.
 
 use std::collections::BTreeMap;
 
-use api::Quantity;
 use k8s_openapi::api::core::v1::{
     Container, PersistentVolumeClaim, Pod, PodSpec, ResourceQuotaSpec, ResourceRequirements, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
-use crate::pods;
+use crate::Quantity;
+use crate::containers::together;
 
-/// Amounts by the name a quota has for them.
-pub(super) type Amounts = BTreeMap<String, Quantity>;
+/// Amounts by the name a quota has for them, as `requests.cpu`.
+pub type Amounts = BTreeMap<String, Quantity>;
 
 fn add(amounts: &mut Amounts, name: &str, amount: Quantity) {
     let slot = amounts.entry(name.to_owned()).or_insert(Quantity::ZERO);
@@ -22,59 +23,46 @@ fn one() -> Quantity {
     Quantity::from_i64(1)
 }
 
-pub(super) fn parse(text: &Text) -> Quantity {
-    // The server lets no malformed quantity through.
-    Quantity::parse(&text.0).unwrap_or(Quantity::ZERO)
+/// A list of amounts as it is used; the server lets no malformed quantity through.
+pub fn amounts(list: Option<&BTreeMap<String, Text>>) -> Amounts {
+    let list = list.into_iter().flatten();
+    list.map(|(name, text)| (name.clone(), Quantity::parse(&text.0).unwrap_or(Quantity::ZERO))).collect()
 }
 
 type Pick = fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>;
 
 /// What a pod asks for together, or may use at most: its containers, or more if starting it takes more.
 fn total(spec: &PodSpec, pick: Pick) -> Amounts {
-    let of = |container: &Container| -> Amounts {
-        let list = container.resources.as_ref().and_then(pick);
-        list.into_iter().flatten().map(|(name, text)| (name.clone(), parse(text))).collect()
-    };
-    let most = |into: &mut Amounts, other: &Amounts| {
-        for (name, amount) in other {
-            let slot = into.entry(name.clone()).or_insert(Quantity::ZERO);
-            *slot = (*slot).max(*amount);
-        }
-    };
-    let sum = |into: &mut Amounts, other: &Amounts| {
-        other.iter().for_each(|(name, amount)| add(into, name, *amount));
-    };
-    let (mut all, mut sidecars, mut peak) = (Amounts::new(), Amounts::new(), Amounts::new());
-    spec.containers.iter().for_each(|container| sum(&mut all, &of(container)));
-    for container in spec.init_containers.iter().flatten() {
-        let mut need = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sum(&mut all, &need);
-            sum(&mut sidecars, &need);
-            need = sidecars.clone();
-        } else {
-            sum(&mut need, &sidecars);
-        }
-        most(&mut peak, &need);
-    }
-    most(&mut all, &peak);
-    for (name, text) in spec.overhead.iter().flatten() {
-        if all.contains_key(name) {
-            add(&mut all, name, parse(text));
+    let of = |container: &Container| amounts(container.resources.as_ref().and_then(pick));
+    let sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
+    let mut all = together(
+        spec.containers.iter().map(of),
+        spec.init_containers.iter().flatten().map(|container| (sidecar(container), of(container))),
+        |into: &mut Amounts, other| other.iter().for_each(|(name, amount)| add(into, name, *amount)),
+        |into, other| {
+            for (name, amount) in other {
+                let slot = into.entry(name.clone()).or_insert(Quantity::ZERO);
+                *slot = (*slot).max(*amount);
+            }
+        },
+    );
+    for (name, amount) in amounts(spec.overhead.as_ref()) {
+        if all.contains_key(&name) {
+            add(&mut all, &name, amount);
         }
     }
     all
 }
 
 /// What a pod uses. One that has ended uses nothing but its place among all pods there are.
-pub(super) fn of_pod(pod: &Pod) -> Amounts {
+pub fn of_pod(pod: &Pod) -> Amounts {
     let mut amounts = Amounts::from([("count/pods".to_owned(), one())]);
-    let spec = pod.spec.clone().unwrap_or_default();
-    if pods::is_terminal(pod) {
+    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let Some(spec) = pod.spec.as_ref().filter(|_| !matches!(ended, Some("Succeeded" | "Failed"))) else {
         return amounts;
-    }
+    };
     add(&mut amounts, "pods", one());
-    for (name, amount) in total(&spec, |resources| resources.requests.as_ref()) {
+    for (name, amount) in total(spec, |resources| resources.requests.as_ref()) {
         add(&mut amounts, &format!("requests.{name}"), amount);
         let plain =
             matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
@@ -82,13 +70,14 @@ pub(super) fn of_pod(pod: &Pod) -> Amounts {
             add(&mut amounts, &name, amount);
         }
     }
-    for (name, amount) in total(&spec, |resources| resources.limits.as_ref()) {
+    for (name, amount) in total(spec, |resources| resources.limits.as_ref()) {
         add(&mut amounts, &format!("limits.{name}"), amount);
     }
     amounts
 }
 
-pub(super) fn of_service(service: &Service) -> Amounts {
+/// What a Service uses.
+pub fn of_service(service: &Service) -> Amounts {
     let mut amounts = Amounts::from([("count/services".to_owned(), one()), ("services".to_owned(), one())]);
     let spec = service.spec.clone().unwrap_or_default();
     let ports = spec.ports.unwrap_or_default();
@@ -104,12 +93,15 @@ pub(super) fn of_service(service: &Service) -> Amounts {
     amounts
 }
 
-pub(super) fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
+/// What a PersistentVolumeClaim uses, under its class's names too.
+pub fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
     let mut amounts = Amounts::new();
     let spec = claim.spec.clone().unwrap_or_default();
     let requests = spec.resources.and_then(|resources| resources.requests).unwrap_or_default();
-    let storage = requests.get("storage").map_or(Quantity::ZERO, parse);
-    let class = spec.storage_class_name.filter(|name| !name.is_empty());
+    let storage = self::amounts(Some(&requests)).get("storage").copied().unwrap_or(Quantity::ZERO);
+    let annotations = claim.metadata.annotations.as_ref();
+    let annotated = annotations.and_then(|all| all.get("volume.beta.kubernetes.io/storage-class").cloned());
+    let class = annotated.or(spec.storage_class_name).filter(|name| !name.is_empty());
     for name in ["persistentvolumeclaims", "count/persistentvolumeclaims"] {
         add(&mut amounts, name, one());
     }
@@ -122,14 +114,16 @@ pub(super) fn of_claim(claim: &PersistentVolumeClaim) -> Amounts {
     amounts
 }
 
-/// Whether a quota speaks of a pod: all its scopes must.
-pub(super) fn in_scope(spec: &ResourceQuotaSpec, pod: &Pod) -> bool {
+/// Whether a quota speaks of an object: all its scopes must. Only pods are in any.
+pub fn in_scope(spec: &ResourceQuotaSpec, pod: Option<&Pod>) -> bool {
     let scopes = spec.scopes.iter().flatten().map(|scope| (scope.as_str(), "Exists", &[][..]));
     let selected =
         spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
     let selected = selected
         .map(|e| (e.scope_name.as_str(), e.operator.as_str(), e.values.as_deref().unwrap_or_default()));
-    scopes.chain(selected).all(|(scope, operator, values)| holds(pod, scope, operator, values))
+    scopes
+        .chain(selected)
+        .all(|(scope, operator, values)| pod.is_some_and(|pod| holds(pod, scope, operator, values)))
 }
 
 fn holds(pod: &Pod, scope: &str, operator: &str, values: &[String]) -> bool {
@@ -173,4 +167,34 @@ fn crosses_namespaces(spec: &PodSpec) -> bool {
     terms.any(|term| {
         term.namespace_selector.is_some() || term.namespaces.is_some_and(|namespaces| !namespaces.is_empty())
     })
+}
+
+/// Amounts that a pod must state where a quota with `hard` counts them, with the containers that do not:
+/// `cpu for: a,b; limits.cpu for: a`. Empty where nothing is missing.
+pub fn unspecified(spec: &PodSpec, hard: &Amounts) -> String {
+    const STATED: &[(&str, Pick, &str)] = &[
+        ("cpu", |r| r.requests.as_ref(), "cpu"),
+        ("limits.cpu", |r| r.limits.as_ref(), "cpu"),
+        ("limits.memory", |r| r.limits.as_ref(), "memory"),
+        ("memory", |r| r.requests.as_ref(), "memory"),
+        ("requests.cpu", |r| r.requests.as_ref(), "cpu"),
+        ("requests.memory", |r| r.requests.as_ref(), "memory"),
+    ];
+    let mut told = Vec::new();
+    for (name, pick, amount) in STATED.iter().filter(|(name, _, _)| hard.contains_key(*name)) {
+        let stated = |of: Option<&ResourceRequirements>| {
+            of.and_then(*pick).is_some_and(|list| list.contains_key(*amount))
+        };
+        if stated(spec.resources.as_ref()) {
+            continue;
+        }
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let mut silent: Vec<&str> =
+            all.filter(|c| !stated(c.resources.as_ref())).map(|c| c.name.as_str()).collect();
+        silent.sort_unstable();
+        if !silent.is_empty() {
+            told.push(format!("{name} for: {}", silent.join(",")));
+        }
+    }
+    told.join("; ")
 }
