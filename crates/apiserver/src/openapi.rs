@@ -187,7 +187,9 @@ fn form(headers: &HeaderMap) -> Option<Encoding> {
         if media.takes("application/json") {
             return Some(Encoding::Json);
         }
-        [gnostic::ASKED, gnostic::CONTENT_TYPE].contains(&media.essence.as_str()).then_some(Encoding::Protobuf)
+        [gnostic::ASKED, gnostic::CONTENT_TYPE]
+            .contains(&media.essence.as_str())
+            .then_some(Encoding::Protobuf)
     })
 }
 

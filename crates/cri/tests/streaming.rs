@@ -173,6 +173,14 @@ async fn terminals_over_websocket_are_resized() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_quick_command_leaves_time_for_the_terminals_size() {
+    let options = CommandOptions { stdin: false, tty: true, ..ALL };
+    let begun = std::time::Instant::now();
+    over_websocket("v5.channel.k8s.io", options, &[]).await;
+    assert!(begun.elapsed().as_millis() >= 100, "a client that never says it is waited for a little");
+}
+
+#[tokio::test]
 async fn base64_is_text() {
     let options = CommandOptions { stdin: false, ..ALL };
     let [_, out, err, error] = over_websocket("v4.base64.channel.k8s.io", options, &[]).await;

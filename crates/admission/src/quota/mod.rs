@@ -151,5 +151,5 @@ fn used(resource: &Resource, object: &Object) -> Result<Used, Status> {
 }
 
 fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
-    T::deserialize(&object.0).map_err(|error| Status::internal(&error.to_string()))
+    T::deserialize(&object.0).map_err(Status::internal)
 }

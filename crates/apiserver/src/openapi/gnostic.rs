@@ -375,8 +375,11 @@ mod tests {
         assert_eq!(values.format, "int64");
         let paths = read.paths.unwrap().path;
         let patch = paths[0].value.as_ref().unwrap().patch.as_ref().unwrap();
-        let parameters: Vec<_> = patch.parameters.iter().map(|item| &item.parameter.as_ref().unwrap().of).collect();
-        assert!(matches!(parameters[0], Some(OneParameter::Other(other)) if other.query.as_ref().unwrap().name == "dryRun"));
+        let parameters: Vec<_> =
+            patch.parameters.iter().map(|item| &item.parameter.as_ref().unwrap().of).collect();
+        assert!(
+            matches!(parameters[0], Some(OneParameter::Other(other)) if other.query.as_ref().unwrap().name == "dryRun")
+        );
         assert!(matches!(parameters[1], Some(OneParameter::Body(body)) if body.required));
     }
 }

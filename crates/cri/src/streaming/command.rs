@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::channels::Channels;
 use super::negotiate::{Accepted, Transport};
@@ -14,6 +15,10 @@ use crate::{Reader, Result, Streams, TerminalSize, Writer};
 
 /// How long a client may take to open its streams.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a client with a terminal may take to say its size. A command may be over sooner, and a client that
+/// speaks after the end complains of its own words.
+const FIRST_SIZE: Duration = Duration::from_millis(100);
 
 /// What a client asks for, by the request's query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,9 +116,11 @@ async fn run(mut channels: Channels, begin: impl Future<Output = Result<Streams>
             pump(from, to).await;
         }
     };
+    let latest = Instant::now() + FIRST_SIZE;
+    let (sized, first) = oneshot::channel();
     let sizes = async {
         if let (Some(from), Some(to)) = (channels.resize.take(), streams.resize) {
-            resize(from, to).await;
+            resize(from, to, sized).await;
         }
     };
     let (stdout, stderr) = (channels.stdout.take(), channels.stderr.take());
@@ -129,6 +136,7 @@ async fn run(mut channels: Channels, begin: impl Future<Output = Result<Streams>
             }
         };
         let (exit, (), ()) = tokio::join!(streams.exit, out, err);
+        let _ = tokio::time::timeout_at(latest, first).await;
         exit
     };
     let forever = async {
@@ -151,8 +159,8 @@ async fn pump(mut from: Reader, mut to: Writer) {
     let _ = to.shutdown().await;
 }
 
-/// Passes terminal sizes on: `{"Width":80,"Height":24}`, one after the other.
-async fn resize(mut from: Reader, to: mpsc::Sender<TerminalSize>) {
+/// Passes terminal sizes on: `{"Width":80,"Height":24}`, one after the other; `sized` hears of the first.
+async fn resize(mut from: Reader, to: mpsc::Sender<TerminalSize>, sized: oneshot::Sender<()>) {
     #[derive(serde::Deserialize)]
     struct Size {
         #[serde(rename = "Width", alias = "width")]
@@ -162,10 +170,14 @@ async fn resize(mut from: Reader, to: mpsc::Sender<TerminalSize>) {
     }
     /// Longest text that is still no size, in bytes.
     const LONGEST: usize = 4096;
-    let mut text = Vec::new();
+    let (mut text, mut sized) = (Vec::new(), Some(sized));
     while let Ok(1..) = from.read_buf(&mut text).await {
         let mut sizes = serde_json::Deserializer::from_slice(&text).into_iter::<Size>();
         while let Some(Ok(Size { width, height })) = sizes.next() {
+            if let Some(sized) = sized.take() {
+                // Nobody may be waiting for it.
+                let _ = sized.send(());
+            }
             if to.send(TerminalSize { width, height }).await.is_err() {
                 return;
             }
