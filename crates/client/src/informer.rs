@@ -66,6 +66,35 @@ pub struct Selection {
     pub labels: Option<String>,
 }
 
+/// What an informer keeps of an object: the object of a typed kind, or as little of it as somebody needs.
+pub trait Kept: Send + Sync + 'static {
+    fn key(&self) -> ObjectKey;
+    fn uid(&self) -> Option<&str>;
+    /// Its resourceVersion.
+    fn version(&self) -> Option<&str>;
+    /// Drops what is of no use to those who only read.
+    fn trim(&mut self) {}
+}
+
+impl<K: Resource + Send + Sync + 'static> Kept for K {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::of(self)
+    }
+
+    fn uid(&self) -> Option<&str> {
+        self.meta().uid.as_deref()
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.meta().resource_version.as_deref()
+    }
+
+    fn trim(&mut self) {
+        // Who owns which field is often half of an object.
+        self.meta_mut().managed_fields = None;
+    }
+}
+
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 struct Shared<K> {
@@ -99,7 +128,7 @@ impl<K> Default for Informer<K> {
     }
 }
 
-impl<K: Resource + Send + Sync + 'static> Informer<K> {
+impl<K: Kept> Informer<K> {
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         self.shared.cache.read().get(key)
     }
@@ -130,15 +159,6 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
         let mut cache = self.shared.cache.write();
         cache.add_index(index);
         cache.indexed(index.name, value).unwrap_or_default()
-    }
-
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.by(cache::by_namespace(), namespace)
-    }
-
-    /// The objects whose controlling owner has this uid; with "", those that have none.
-    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
-        self.by(cache::by_controller(), uid)
     }
 
     /// Calls `handler` for every object there is (as `Added`) and then for every change, in order.
@@ -196,14 +216,14 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
     /// Takes up an object as the watch would. For those who keep a cache by other means, and tests.
     pub fn apply(&self, object: K) {
         let handlers = self.shared.handlers.lock();
-        let key = ObjectKey::of(&object);
+        let key = object.key();
         let new = Arc::new(object);
         let old = self.shared.cache.write().insert(key, new.clone());
         let change = match old {
             // A relist or a reconnect tells what is known already.
             Some(old) if same_version(&*old, &*new) => return,
             // Deleted and made again while nobody looked.
-            Some(old) if old.meta().uid != new.meta().uid => {
+            Some(old) if old.uid() != new.uid() => {
                 tell(&handlers, &Change::Deleted(old));
                 Change::Added(new)
             }
@@ -230,7 +250,7 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
     /// Forgets an object whose deletion told its last state.
     fn remove_last(&self, last: K) {
         let handlers = self.shared.handlers.lock();
-        if self.shared.cache.write().remove(&ObjectKey::of(&last)).is_some() {
+        if self.shared.cache.write().remove(&last.key()).is_some() {
             tell(&handlers, &Change::Deleted(Arc::new(last)));
         }
     }
@@ -244,15 +264,25 @@ impl<K: Resource + Send + Sync + 'static> Informer<K> {
     }
 }
 
+impl<K: Resource + Send + Sync + 'static> Informer<K> {
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.by(cache::by_namespace(), namespace)
+    }
+
+    /// The objects whose controlling owner has this uid; with "", those that have none.
+    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
+        self.by(cache::by_controller(), uid)
+    }
+}
+
 fn tell<K>(handlers: &[Handler<K>], change: &Change<K>) {
     for handler in handlers {
         handler(change);
     }
 }
 
-fn same_version<K: Resource>(old: &K, new: &K) -> bool {
-    let (old, new) = (old.meta(), new.meta());
-    old.uid == new.uid && old.resource_version.is_some() && old.resource_version == new.resource_version
+fn same_version<K: Kept>(old: &K, new: &K) -> bool {
+    old.uid() == new.uid() && old.version().is_some() && old.version() == new.version()
 }
 
 /// What changed since the last pull: the keys in order of their first change, and the change.
@@ -263,9 +293,9 @@ struct Pending<K> {
     wake: tokio::sync::Notify,
 }
 
-impl<K: Resource> Pending<K> {
+impl<K: Kept> Pending<K> {
     fn push(&self, change: Change<K>) {
-        let key = ObjectKey::of(&**change.object());
+        let key = change.object().key();
         let mut guard = self.changes.lock();
         let (order, changes) = &mut *guard;
         match changes.remove(&key) {
@@ -321,18 +351,17 @@ impl<K> Changes<K> {
 /// The way from the text of an object into an informer's cache.
 pub(crate) struct Decoding<K>(pub Informer<K>);
 
-impl<K: Resource + DeserializeOwned + Send + Sync + 'static> Decoding<K> {
+impl<K: Kept + DeserializeOwned> Decoding<K> {
     fn decode(&self, object: &str) -> serde_json::Result<(K, Taken)> {
         let mut object: K = serde_json::from_str(object)?;
-        // Who owns which field is of no use to those who only read, and often half of an object.
-        object.meta_mut().managed_fields = None;
-        let version = object.meta().resource_version.clone().unwrap_or_default();
-        let taken = Taken { key: ObjectKey::of(&object), version };
+        object.trim();
+        let version = object.version().unwrap_or_default().to_owned();
+        let taken = Taken { key: object.key(), version };
         Ok((object, taken))
     }
 }
 
-impl<K: Resource + DeserializeOwned + Send + Sync + 'static> Sink for Decoding<K> {
+impl<K: Kept + DeserializeOwned> Sink for Decoding<K> {
     fn apply(&self, object: &str) -> serde_json::Result<Taken> {
         let (object, taken) = self.decode(object)?;
         self.0.apply(object);
@@ -360,7 +389,7 @@ pub async fn follow<K>(
     selection: Selection,
     cancel: CancellationToken,
 ) where
-    K: Resource + DeserializeOwned + Send + Sync + 'static,
+    K: Kept + DeserializeOwned,
 {
     let sink: Box<dyn Sink> = Box::new(Decoding(informer));
     reflect(&*sink, Source { client, path, selection }, cancel).await;
@@ -374,7 +403,7 @@ pub async fn until<K, T>(
     found: impl Fn(&Informer<K>) -> Option<T>,
 ) -> T
 where
-    K: Resource + DeserializeOwned + Send + Sync + 'static,
+    K: Kept + DeserializeOwned,
 {
     let informer = Informer::<K>::default();
     let mut changes = informer.subscribe();

@@ -35,7 +35,7 @@ pub use cache::Index;
 pub use controller::{Reconcile, Workers, run};
 pub use events::Recorder;
 pub use expectations::Expectations;
-pub use informer::{Change, Informer, Informers, Selection};
+pub use informer::{Change, Informer, Informers, Kept, Selection};
 pub use key::ObjectKey;
 pub use queue::WorkQueue;
 pub use written::Written;

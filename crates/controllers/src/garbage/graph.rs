@@ -1,42 +1,78 @@
 //! Who depends on whom, over every kind, and what follows for one object.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use client::ObjectKey;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use client::{Kept, ObjectKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 pub(super) const ORPHAN: &str = "orphan";
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 
-/// What the graph keeps of an object.
-#[derive(Clone, Debug, PartialEq)]
+/// Shared by all who know of an object: there are as many as objects in the cluster.
+pub(super) type Uid = Arc<str>;
+
+/// What is kept of an object.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Whole")]
 pub(super) struct Item {
-    /// Its kind, as a place in the list of resources.
-    pub resource: usize,
     pub key: ObjectKey,
-    pub uid: String,
-    pub resource_version: Option<String>,
-    pub owners: Vec<OwnerReference>,
-    pub finalizers: Vec<String>,
+    pub uid: Uid,
+    pub resource_version: Option<Box<str>>,
+    pub owners: Box<[OwnerReference]>,
+    pub finalizers: Box<[String]>,
     pub deleting: bool,
 }
 
-impl Item {
-    pub fn new(resource: usize, meta: &ObjectMeta) -> Self {
-        Self {
-            resource,
-            key: ObjectKey::new(
-                meta.namespace.clone().unwrap_or_default(),
-                meta.name.clone().unwrap_or_default(),
-            ),
-            uid: meta.uid.clone().unwrap_or_default(),
-            resource_version: meta.resource_version.clone(),
-            owners: meta.owner_references.clone().unwrap_or_default(),
-            finalizers: meta.finalizers.clone().unwrap_or_default(),
-            deleting: meta.deletion_timestamp.is_some(),
+/// An object as the API tells it.
+#[derive(Deserialize)]
+struct Whole {
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: String,
+    name: String,
+    uid: String,
+    resource_version: Option<Box<str>>,
+    owner_references: Vec<OwnerReference>,
+    finalizers: Vec<String>,
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+impl From<Whole> for Item {
+    fn from(Whole { metadata }: Whole) -> Item {
+        Item {
+            key: ObjectKey::new(metadata.namespace, metadata.name),
+            uid: metadata.uid.into(),
+            resource_version: metadata.resource_version,
+            owners: metadata.owner_references.into(),
+            finalizers: metadata.finalizers.into(),
+            deleting: metadata.deletion_timestamp.is_some(),
         }
     }
+}
 
+impl Kept for Item {
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn uid(&self) -> Option<&str> {
+        Some(&self.uid)
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.resource_version.as_deref()
+    }
+}
+
+impl Item {
     pub fn has(&self, finalizer: &str) -> bool {
         self.finalizers.iter().any(|other| other == finalizer)
     }
@@ -51,11 +87,27 @@ impl Item {
     }
 }
 
+/// An object in the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    /// Its kind, as a place in the list of resources.
+    pub resource: usize,
+    pub item: Arc<Item>,
+}
+
+impl Deref for Node {
+    type Target = Item;
+
+    fn deref(&self) -> &Item {
+        &self.item
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Graph {
-    items: HashMap<String, Item>,
+    nodes: HashMap<Uid, Node>,
     /// Uids of the dependents, by the uid of the owner, whether that is there or not.
-    dependents: HashMap<String, HashSet<String>>,
+    dependents: HashMap<String, HashSet<Uid>>,
 }
 
 /// What is to be done about one object.
@@ -69,18 +121,18 @@ pub(super) enum Step {
     /// Take the finalizer off it.
     Finish(&'static str),
     /// Let its dependents go free, then take the finalizer off it.
-    Orphan(Vec<Item>),
+    Orphan(Vec<Node>),
 }
 
 impl Graph {
-    pub fn get(&self, uid: &str) -> Option<&Item> {
-        self.items.get(uid)
+    pub fn get(&self, uid: &str) -> Option<&Node> {
+        self.nodes.get(uid)
     }
 
     /// Takes up an object; the uids to look at.
-    pub fn set(&mut self, item: Item) -> Vec<String> {
+    pub fn set(&mut self, resource: usize, item: Arc<Item>) -> Vec<Uid> {
         self.unlink(&item.uid);
-        for owner in &item.owners {
+        for owner in &*item.owners {
             self.dependents.entry(owner.uid.clone()).or_default().insert(item.uid.clone());
         }
         let mut look = Vec::new();
@@ -88,29 +140,26 @@ impl Graph {
             look.push(item.uid.clone());
         }
         if item.waits_for_dependents() {
-            look.extend(self.dependents.get(&item.uid).into_iter().flatten().cloned());
+            look.extend(self.dependents.get(&*item.uid).into_iter().flatten().cloned());
         }
-        self.items.insert(item.uid.clone(), item);
+        self.nodes.insert(item.uid.clone(), Node { resource, item });
         look
     }
 
     /// Forgets an object; the uids to look at: what depended on it and what waited for it.
-    pub fn remove(&mut self, uid: &str) -> Vec<String> {
+    pub fn remove(&mut self, uid: &str) -> Vec<Uid> {
         self.unlink(uid);
-        let Some(item) = self.items.remove(uid) else { return Vec::new() };
+        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         let dependents = self.dependents.get(uid).into_iter().flatten().cloned();
-        let mut look: Vec<String> = dependents.collect();
-        let waiting = item
-            .owners
-            .iter()
-            .filter(|owner| self.items.get(&owner.uid).is_some_and(Item::waits_for_dependents));
-        look.extend(waiting.map(|owner| owner.uid.clone()));
+        let mut look: Vec<Uid> = dependents.collect();
+        let owners = node.owners.iter().filter_map(|owner| self.nodes.get(&*owner.uid));
+        look.extend(owners.filter(|owner| owner.waits_for_dependents()).map(|owner| owner.uid.clone()));
         look
     }
 
     fn unlink(&mut self, uid: &str) {
-        let Some(item) = self.items.get(uid) else { return };
-        for owner in &item.owners {
+        let Some(node) = self.nodes.get(uid) else { return };
+        for owner in &*node.owners {
             if let Some(dependents) = self.dependents.get_mut(&owner.uid) {
                 dependents.remove(uid);
                 if dependents.is_empty() {
@@ -120,13 +169,13 @@ impl Graph {
         }
     }
 
-    fn dependents(&self, uid: &str) -> impl Iterator<Item = &Item> {
-        self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.items.get(uid))
+    fn dependents(&self, uid: &str) -> impl Iterator<Item = &Node> {
+        self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.nodes.get(uid))
     }
 
     /// Owners of an object that the graph does not have: whether they exist must be asked.
     pub fn unknown_owners(&self, item: &Item) -> Vec<OwnerReference> {
-        item.owners.iter().filter(|owner| !self.items.contains_key(&owner.uid)).cloned().collect()
+        item.owners.iter().filter(|owner| !self.nodes.contains_key(&*owner.uid)).cloned().collect()
     }
 
     /// What is to be done, given which of the owners the graph does not have are truly gone.
@@ -141,7 +190,7 @@ impl Graph {
         if item.deleting || item.owners.is_empty() {
             return Step::Nothing;
         }
-        let waits = |uid: &String| self.items.get(uid).is_some_and(Item::waits_for_dependents);
+        let waits = |uid: &String| self.nodes.get(&**uid).is_some_and(|node| node.waits_for_dependents());
         let uids = || item.owners.iter().map(|owner| owner.uid.clone());
         let leaving: Vec<String> = uids().filter(|uid| gone.contains(uid) || waits(uid)).collect();
         if leaving.is_empty() {
@@ -172,7 +221,6 @@ mod tests {
             ..Default::default()
         });
         Item {
-            resource: 0,
             key: ObjectKey::new("ns", uid),
             uid: uid.into(),
             resource_version: None,
@@ -185,7 +233,7 @@ mod tests {
     fn check(items: &[Item], uid: &str, gone: &[&str]) -> Step {
         let mut graph = Graph::default();
         for item in items {
-            graph.set(item.clone());
+            graph.set(0, item.clone().into());
         }
         let gone = gone.iter().map(|uid| (*uid).to_string()).collect();
         graph.plan(graph.get(uid).unwrap(), &gone)
@@ -217,16 +265,19 @@ mod tests {
     fn orphans_are_let_go() {
         let set = item("set", &["deployment"], None);
         let all = [item("deployment", &[], Some(ORPHAN)), set.clone()];
-        assert_eq!(check(&all, "deployment", &[]), Step::Orphan(vec![set]));
+        assert_eq!(
+            check(&all, "deployment", &[]),
+            Step::Orphan(vec![Node { resource: 0, item: set.into() }])
+        );
     }
 
     #[test]
     fn what_depended_is_looked_at_when_an_owner_goes() {
         let mut graph = Graph::default();
-        graph.set(item("deployment", &[], None));
-        graph.set(item("set", &["deployment"], None));
-        assert_eq!(graph.remove("deployment"), ["set"]);
-        graph.set(item("deployment", &[], Some(FOREGROUND)));
-        assert_eq!(graph.remove("set"), ["deployment"]);
+        graph.set(0, item("deployment", &[], None).into());
+        graph.set(0, item("set", &["deployment"], None).into());
+        assert_eq!(graph.remove("deployment"), ["set".into()]);
+        graph.set(0, item("deployment", &[], Some(FOREGROUND)).into());
+        assert_eq!(graph.remove("set"), ["deployment".into()]);
     }
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, Error};
-use graph::{Graph, Item, ORPHAN, Step};
+use graph::{Graph, Item, Node, ORPHAN, Step, Uid};
 
 type Meta = PartialObjectMeta<DynamicObject>;
 
@@ -45,16 +45,13 @@ pub async fn run(context: Context) {
     let tasks = TaskTracker::new();
     let mut informers = Vec::new();
     for (at, resource) in resources.iter().enumerate() {
-        let informer = Informer::<Meta>::default();
-        let (graph, queue): (_, WorkQueue<String>) = (graph.clone(), queue.clone());
+        let informer = Informer::<Item>::default();
+        let (graph, queue): (_, WorkQueue<Uid>) = (graph.clone(), queue.clone());
         informer.on_change(move |change| {
-            let meta = &change.object().metadata;
+            let item = change.object();
             let mut graph = graph.lock();
-            let look = if change.is_deleted() {
-                graph.remove(meta.uid.as_deref().unwrap_or_default())
-            } else {
-                graph.set(Item::new(at, meta))
-            };
+            let look =
+                if change.is_deleted() { graph.remove(&item.uid) } else { graph.set(at, item.clone()) };
             drop(graph);
             look.into_iter().for_each(|uid| queue.add(uid));
         });
@@ -105,10 +102,10 @@ async fn discover(context: &Context) -> Option<Vec<Resource>> {
 }
 
 impl Reconcile for Controller {
-    type Key = String;
+    type Key = Uid;
     type Error = Error;
 
-    async fn reconcile(&self, uid: &String) -> Result<Option<Duration>, Error> {
+    async fn reconcile(&self, uid: &Uid) -> Result<Option<Duration>, Error> {
         let (item, unknown) = {
             let graph = self.graph.lock();
             let Some(item) = graph.get(uid).cloned() else { return Ok(None) };
@@ -129,7 +126,7 @@ impl Reconcile for Controller {
             Step::Finish(finalizer) => self.finish(&item, finalizer).await?,
             Step::Orphan(dependents) => {
                 for dependent in &dependents {
-                    self.disown(dependent, std::slice::from_ref(&item.uid)).await?;
+                    self.disown(dependent, &[item.uid.to_string()]).await?;
                 }
                 self.finish(&item, ORPHAN).await?;
             }
@@ -165,7 +162,7 @@ impl Controller {
         Ok(found.is_some_and(|object| object.metadata.uid.as_ref() == Some(&owner.uid)))
     }
 
-    async fn delete(&self, item: &Item, policy: &str) -> Result<(), Error> {
+    async fn delete(&self, item: &Node, policy: &str) -> Result<(), Error> {
         let params = DeleteParams {
             propagation_policy: Some(match policy {
                 "Orphan" => PropagationPolicy::Orphan,
@@ -174,8 +171,8 @@ impl Controller {
             }),
             // Of the version the decision was made on: an owner may have been added since.
             preconditions: Some(Preconditions {
-                uid: Some(item.uid.clone()),
-                resource_version: item.resource_version.clone(),
+                uid: Some(item.uid.to_string()),
+                resource_version: item.resource_version.as_deref().map(str::to_owned),
             }),
             ..DeleteParams::default()
         };
@@ -183,17 +180,17 @@ impl Controller {
         write::found(deleted.map(drop)).map(drop).map_err(Error::api(format!("deleting {}", item.key)))
     }
 
-    async fn disown(&self, item: &Item, owners: &[String]) -> Result<(), Error> {
+    async fn disown(&self, item: &Node, owners: &[String]) -> Result<(), Error> {
         let left: Vec<_> = item.owners.iter().filter(|owner| !owners.contains(&owner.uid)).collect();
         self.patch(item, json!({"ownerReferences": left})).await
     }
 
-    async fn finish(&self, item: &Item, finalizer: &str) -> Result<(), Error> {
+    async fn finish(&self, item: &Node, finalizer: &str) -> Result<(), Error> {
         let left: Vec<_> = item.finalizers.iter().filter(|other| *other != finalizer).collect();
         self.patch(item, json!({"finalizers": left})).await
     }
 
-    async fn patch(&self, item: &Item, mut metadata: serde_json::Value) -> Result<(), Error> {
+    async fn patch(&self, item: &Node, mut metadata: serde_json::Value) -> Result<(), Error> {
         metadata["uid"] = json!(item.uid);
         metadata["resourceVersion"] = json!(item.resource_version);
         let client = self.context.client.clone();
