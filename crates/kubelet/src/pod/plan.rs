@@ -211,7 +211,7 @@ impl Planner<'_> {
         }
     }
 
-    /// No sandbox is usable: makes one, with all that can be done beside it.
+    /// No sandbox is usable: makes one once there are volumes, with all that can be done beside it.
     fn make_ready(&mut self) {
         let view = self.view;
         let mut stopping = false;
@@ -222,7 +222,11 @@ impl Planner<'_> {
         if stopping || view.memory.busy.contains(&Job::Sandbox) {
             return;
         }
+        // A pod whose volumes cannot be had gets no address and pulls nothing.
         self.volumes();
+        if !view.memory.volumes_ready {
+            return;
+        }
         if let Some((_, first)) = spec::containers(view.pod).next() {
             let inits = spec::init_containers(view.pod).is_empty();
             if inits {

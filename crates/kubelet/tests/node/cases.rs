@@ -172,6 +172,23 @@ pub async fn failures_are_named(world: &mut World) {
         .await;
 }
 
+/// Nothing is made of a pod, and no image pulled for it, before its volumes are there.
+pub async fn volumes_come_first(world: &mut World) {
+    let path = world.pod("lacks", TERM, |pod| {
+        pod["spec"]["volumes"] = json!([{ "name": "files", "configMap": { "name": "files" } }]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "files", "mountPath": "/files" }]);
+    });
+    let told = |what: &str| world.api.messages().iter().any(|message| message.starts_with(what));
+    let pod = world.api.until(&path, "told of its volume", |_| told("FailedMount:")).await;
+    assert!(pod["status"]["podIP"].is_null() && !told("Pulled:"), "{pod:#}");
+    assert_eq!(condition(&pod, "PodReadyToStartContainers"), "False");
+    let made = world.service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await.unwrap();
+    assert!(made.is_empty(), "{made:?}");
+    let map = json!({ "metadata": { "name": "files", "namespace": "default" }, "data": {} });
+    world.api.put("/api/v1/namespaces/default/configmaps/files", map);
+    world.api.until(&path, "ready", ready).await;
+}
+
 pub async fn liveness_restarts(world: &mut World) {
     let path = world.pod("live", TERM, |pod| {
         pod["spec"]["containers"][0]["livenessProbe"] = json!({

@@ -33,6 +33,7 @@ fn main() {
         backs_off,
         init_and_volumes,
         failures_are_named,
+        volumes_come_first,
         liveness_restarts,
         survives_restart,
         static_pods,
