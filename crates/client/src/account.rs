@@ -27,6 +27,7 @@ pub struct Accounts {
     asking: Client,
     server: Server,
     namespace: String,
+    agent: &'static str,
 }
 
 struct Token {
@@ -35,9 +36,10 @@ struct Token {
 }
 
 impl Accounts {
-    /// Of service accounts in `namespace` on `server`; `asking` may request their tokens.
-    pub fn new(asking: Client, server: Server, namespace: impl Into<String>) -> Self {
-        Self { asking, server, namespace: namespace.into() }
+    /// Of service accounts in `namespace` on `server`; `asking` may request their tokens. `agent` is the
+    /// User-Agent of all.
+    pub fn new(asking: Client, server: Server, namespace: impl Into<String>, agent: &'static str) -> Self {
+        Self { asking, server, namespace: namespace.into(), agent }
     }
 
     /// A client that acts as the service account of this name. The first token is asked for with the first
@@ -46,7 +48,7 @@ impl Accounts {
     /// # Errors
     /// The server's certificates or URL are not fit.
     pub fn client(&self, account: &str) -> Result<Client, remote::Error> {
-        let anonymous = remote::connect(&self.server, &Credentials::default(), &self.namespace)?;
+        let anonymous = remote::connect(&self.server, &Credentials::default(), &self.namespace, self.agent)?;
         let (accounts, account) = (self.clone(), account.to_owned());
         let held = Arc::new(Mutex::new(None::<Token>));
         let service = tower::service_fn(move |mut request: Request<Body>| {

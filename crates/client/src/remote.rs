@@ -22,9 +22,8 @@ use tower::{BoxError, Service, ServiceExt};
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    // The cause says the path itself.
-    #[error("kubeconfig")]
-    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
+    #[error("kubeconfig {path}: {reason}")]
+    Kubeconfig { path: PathBuf, reason: String },
     #[error("kubeconfig {path}: no {what} called {name:?}")]
     Missing { path: PathBuf, what: &'static str, name: String },
     #[error("{path}")]
@@ -60,15 +59,10 @@ pub struct Server {
     pub name: Option<String>,
 }
 
-/// A client from the current context of a kubeconfig file.
-pub fn from_kubeconfig(path: &Path) -> Result<Client, Error> {
-    from_context(path, &KubeConfigOptions::default())
-}
-
-/// A client from a context of a kubeconfig file; options that are not set are those of its current one.
-pub fn from_context(path: &Path, options: &KubeConfigOptions) -> Result<Client, Error> {
-    let (server, credentials, namespace) = read_context(path, options)?;
-    connect(&server, &credentials, &namespace)
+/// A client from the current context of a kubeconfig file; for `agent` see [`connect`].
+pub fn from_kubeconfig(path: &Path, agent: &'static str) -> Result<Client, Error> {
+    let (server, credentials, namespace) = read_context(path, &KubeConfigOptions::default())?;
+    connect(&server, &credentials, &namespace, agent)
 }
 
 /// What a context of a kubeconfig file says: the server, who we are to it, and the namespace.
@@ -77,7 +71,7 @@ pub fn read_context(
     options: &KubeConfigOptions,
 ) -> Result<(Server, Credentials, String), Error> {
     let config = Kubeconfig::read_from(path)
-        .map_err(|source| Error::Kubeconfig { path: path.into(), source: Box::new(source) })?;
+        .map_err(|error| Error::Kubeconfig { path: path.into(), reason: reason(&error) })?;
     let missing = |what, name: &str| Error::Missing { path: path.into(), what, name: name.to_owned() };
     let context_name = options.context.clone().or(config.current_context.clone()).unwrap_or_default();
     let context = config.contexts.iter().find(|c| c.name == context_name).and_then(|c| c.context.clone());
@@ -90,6 +84,17 @@ pub fn read_context(
     let user = user.ok_or_else(|| missing("user", &user_name))?;
     let namespace = context.namespace.unwrap_or_else(|| "default".into());
     Ok((server_of(cluster)?, credentials_of(user)?, namespace))
+}
+
+/// Why a kubeconfig is no use, without the path.
+fn reason(error: &kube::config::KubeconfigError) -> String {
+    // Each error there names its cause in its own words too: the last one says it all, if it is YAML's then
+    // in its first line.
+    let mut last: &dyn std::error::Error = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn server_of(cluster: &Cluster) -> Result<Server, Error> {
@@ -141,8 +146,14 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
 }
 
-/// A client of `server`, as who `credentials` say. Nothing is sent before the first request.
-pub fn connect(server: &Server, credentials: &Credentials, namespace: &str) -> Result<Client, Error> {
+/// A client of `server`, as who `credentials` say. Nothing is sent before the first request. `agent` is its
+/// User-Agent, by which managed fields name it.
+pub fn connect(
+    server: &Server,
+    credentials: &Credentials,
+    namespace: &str,
+    agent: &'static str,
+) -> Result<Client, Error> {
     let uri: Uri = server.url.parse().map_err(|_| Error::Url { url: server.url.clone() })?;
     if !matches!(uri.scheme_str(), Some("https" | "http")) || uri.authority().is_none() {
         return Err(Error::Url { url: server.url.clone() });
@@ -171,10 +182,7 @@ pub fn connect(server: &Server, credentials: &Credentials, namespace: &str) -> R
         if let Some(token) = &token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
-        request
-            .headers_mut()
-            .entry(header::USER_AGENT)
-            .or_insert(HeaderValue::from_static(concat!("tiphys/", env!("CARGO_PKG_VERSION"))));
+        request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(agent));
         async move {
             *request.uri_mut() = target?;
             http.request(request).await.map_err(BoxError::from)

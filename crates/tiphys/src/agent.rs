@@ -134,7 +134,7 @@ fn read(flag: &str, path: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// Files are unreadable, the host lacks something, or a component cannot start.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    let proxy = client::remote::from_kubeconfig(&flags.kube_proxy_kubeconfig)?;
+    let proxy = client::remote::from_kubeconfig(&flags.kube_proxy_kubeconfig, "kube-proxy")?;
     serve(flags.kubelet, Some(proxy)).await
 }
 
@@ -153,7 +153,8 @@ async fn serve(flags: KubeletFlags, proxy: Option<kube::Client>) -> anyhow::Resu
     for directory in [&flags.root_dir, &flags.run_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
-    let clients = node::Clients { kubelet: client::remote::from_kubeconfig(&flags.kubeconfig)?, proxy };
+    let kubelet = client::remote::from_kubeconfig(&flags.kubeconfig, "kubelet")?;
+    let clients = node::Clients { kubelet, proxy };
     let config = flags.config()?;
     let service = if let Some(endpoint) = &flags.container_runtime_endpoint {
         node::start_on(endpoint, &config, clients, &tasks, &stop).await?;

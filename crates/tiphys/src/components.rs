@@ -72,6 +72,10 @@ pub struct ProxyFlags {
     id: Option<String>,
 }
 
+/// The names of leases, and of the fields' managers.
+const CONTROLLERS: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
+
 /// Runs the controllers until it is told to stop.
 ///
 /// # Errors
@@ -80,7 +84,7 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
     let stop = cli::stop_on_signal()?;
     let (server, credentials, _) =
         client::remote::read_context(&flags.kubeconfig, &kube::config::KubeConfigOptions::default())?;
-    let client = client::remote::connect(&server, &credentials, "default")?;
+    let client = client::remote::connect(&server, &credentials, "default", CONTROLLERS)?;
     for chosen in &flags.controllers {
         let name = chosen.strip_prefix('-').unwrap_or(chosen);
         anyhow::ensure!(
@@ -105,7 +109,7 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
     };
     let mut own = std::collections::HashMap::new();
     if flags.use_service_account_credentials {
-        let accounts = client::Accounts::new(client.clone(), server, "kube-system");
+        let accounts = client::Accounts::new(client.clone(), server, "kube-system", CONTROLLERS);
         for account in controllers::accounts() {
             own.insert(account, accounts.client(account)?);
         }
@@ -116,7 +120,7 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
         let acting = move |account| own.get(account).unwrap_or(&shared).clone();
         controllers::run(config, informers, acting, stop)
     };
-    lead("kube-controller-manager", flags.leader_elect, client, stop, work).await
+    lead(CONTROLLERS, flags.leader_elect, client, stop, work).await
 }
 
 /// Runs the scheduler until it is told to stop.
@@ -125,13 +129,13 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
 /// The kubeconfig is unreadable.
 pub async fn scheduler(flags: SchedulerFlags) -> anyhow::Result<()> {
     let stop = cli::stop_on_signal()?;
-    let client = client::remote::from_kubeconfig(&flags.kubeconfig)?;
+    let client = client::remote::from_kubeconfig(&flags.kubeconfig, SCHEDULER)?;
     let acting = client.clone();
     let work = |stop: CancellationToken| {
         let informers = Informers::new(acting.clone(), stop.clone());
         scheduler::run(scheduler::Config::default(), acting, informers, stop)
     };
-    lead("kube-scheduler", flags.leader_elect, client, stop, work).await
+    lead(SCHEDULER, flags.leader_elect, client, stop, work).await
 }
 
 /// Works while it holds the lease of its name, or at once where there are no others.
@@ -163,7 +167,8 @@ pub async fn proxy(flags: ProxyFlags) -> anyhow::Result<()> {
         Some(name) => name,
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };
-    let informers = Informers::new(client::remote::from_kubeconfig(&flags.kubeconfig)?, stop.clone());
+    let informers =
+        Informers::new(client::remote::from_kubeconfig(&flags.kubeconfig, "kube-proxy")?, stop.clone());
     let id = flags.id.unwrap_or_else(|| node_name.clone());
     let config = node::proxy_config(&id, &node_name, flags.cluster_cidr, flags.service_cluster_ip_range);
     let tasks = TaskTracker::new();

@@ -242,7 +242,7 @@ fn is_ready(node: &Node) -> bool {
 
 fn client_of(name: &Name) -> anyhow::Result<kube::Client> {
     let path = name.kubeconfig();
-    client::remote::from_kubeconfig(&path).map_err(|e| anyhow!("{}: {e}", path.display()))
+    client::remote::from_kubeconfig(&path, "tiphys").map_err(|e| anyhow!("{}: {e}", path.display()))
 }
 
 /// Waits until a file is there, by inotify.
@@ -275,7 +275,12 @@ pub async fn status(flags: &NameFlag) -> anyhow::Result<()> {
     println!("cluster {name}: server {pid}, API {}", settings.api_url());
     for node in nodes.list(&kube::api::ListParams::default()).await?.items {
         let ready = if is_ready(&node) { "Ready" } else { "NotReady" };
-        println!("node {}: {ready}", node.metadata.name.unwrap_or_default());
+        let node = node.metadata.name.unwrap_or_default();
+        let place = settings.nodes.iter().position(|one| one.name == node);
+        let stopped = place.is_some_and(|index| running(&name.place(&settings, index)).is_none());
+        // The API believes in a node for a while after it was last heard of.
+        let ready = if stopped { "its agent has ended; start it with `tiphys up`" } else { ready };
+        println!("node {node}: {ready}");
     }
     Ok(())
 }

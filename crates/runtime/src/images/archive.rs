@@ -25,9 +25,12 @@ pub fn import(images: &Images, path: &Path) -> Result<Vec<Image>, Error> {
     } else if archive.entries.contains_key("manifest.json") {
         docker(images, &archive)
     } else {
-        let path = path.display();
-        Err(Error::Format(format!("{path}: neither an OCI image layout nor a docker archive")))
+        Err(no_archive(path))
     }
+}
+
+fn no_archive(path: &Path) -> Error {
+    Error::Format(format!("{}: neither an OCI image layout nor a docker archive", path.display()))
 }
 
 /// `sha256:` and the digest of `bytes` in hexadecimal.
@@ -130,7 +133,11 @@ impl Archive {
         let mut links = Vec::new();
         let mut archive = tar::Archive::new(file);
         for entry in archive.entries_with_seek().map_err(fault)? {
-            let entry = entry.map_err(fault)?;
+            let entry = entry.map_err(|error| match error.kind() {
+                // What begins with no header of an archive is none; the error would quote it.
+                io::ErrorKind::Other if entries.is_empty() && links.is_empty() => no_archive(path),
+                _ => fault(error),
+            })?;
             let name = entry.path().map_err(fault)?.to_string_lossy().trim_start_matches("./").to_owned();
             if let Some(link) = entry.link_name().map_err(fault)? {
                 links.push((name, link.to_string_lossy().into_owned()));

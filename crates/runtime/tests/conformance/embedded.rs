@@ -108,6 +108,11 @@ async fn docker_archives_are_images_too(world: &mut World) {
     };
     let (status, log) = world.run_with("saved", "", change).await;
     assert_eq!((status.exit_code, log.as_str()), (0, "stdout F saved\n"));
+    let text = world.dir.path().join("text");
+    std::fs::write(&text, "root:x:0:0:root:/root:/bin/bash\n".repeat(100)).unwrap();
+    let error = runtime::images::import(world.embedded.as_ref().unwrap().images(), &text).unwrap_err();
+    let want = format!("{}: neither an OCI image layout nor a docker archive", text.display());
+    assert_eq!(error.to_string(), want);
 }
 
 /// Serves one image at `v2/library/pulled` to who says `user:secret`.
