@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// What may own nothing, by apiVersion and kind: apimachinery's `BannedOwners`.
+pub const NEVER_OWNERS: &[(&str, &str)] = &[("v1", "Event")];
+
 /// `apps/v1`, or `v1` for the core group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupVersion {

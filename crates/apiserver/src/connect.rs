@@ -37,7 +37,8 @@ const REFUSAL_BYTES: usize = 50_000;
 const HOP: &[&str] =
     &["keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailers", "transfer-encoding"];
 /// Headers that are the API server's own business.
-const PRIVATE: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
+const PRIVATE: &str = "authorization";
+const PRIVATE_PREFIX: &str = "impersonate-";
 
 impl Server {
     pub(crate) async fn connect(
@@ -70,7 +71,7 @@ impl Server {
             })?;
             return Ok(join(upgrade, response));
         }
-        let read = target.kubelet && !connect.verbs().contains(&"delete") && call.parts.method == Method::GET;
+        let read = target.kubelet && !connect.is_proxy() && call.parts.method == Method::GET;
         if read && !(200..=206).contains(&response.status().as_u16()) {
             return Err(refused(endpoint, name, response).await?);
         }
@@ -146,7 +147,7 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn of(text: &'a str, endpoint: &Endpoint, connect: &dyn Connect) -> Result<Asking<'a>, Status> {
-        if !connect.verbs().contains(&"delete") {
+        if !connect.is_proxy() {
             return Ok(Asking { scheme: "", name: text, port: "" });
         }
         let parts: Vec<&str> = text.split(':').collect();
@@ -172,8 +173,10 @@ fn outgoing(call: &Call, target: &Target, body: Body) -> Result<Request<Body>, S
     let mut headers = call.parts.headers.clone();
     let upgrade = headers.get(UPGRADE).cloned();
     drop_hop_headers(&mut headers);
-    for name in PRIVATE {
-        headers.remove(*name);
+    headers.remove(PRIVATE);
+    let private = headers.keys().filter(|name| name.as_str().starts_with(PRIVATE_PREFIX));
+    for name in private.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
     }
     if let Some(upgrade) = upgrade {
         headers.insert(UPGRADE, upgrade);

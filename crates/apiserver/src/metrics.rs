@@ -39,6 +39,7 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
+    /// `info` where the path is one of a resource there is.
     pub fn of(info: Option<&Info>, parts: &Parts, query: &Query, path: &str) -> Labels {
         let Some(info) = info else {
             // Paths that nobody serves are counted together, so that labels stay few.
@@ -123,9 +124,25 @@ struct Flight {
     most: AtomicI64,
 }
 
-/// What [`Metrics::begin`] found, for [`Metrics::end`].
-pub(crate) struct Begun {
-    reads: bool,
+/// A request under way, until it is answered or its client has gone.
+pub(crate) struct Begun<'m> {
+    metrics: &'m Metrics,
+    flight: &'m Flight,
+}
+
+impl Begun<'_> {
+    /// Counts the answer.
+    pub(crate) fn end(self, mut labels: Labels, code: StatusCode, took: Duration) {
+        self.metrics.latency.get_or_create(&labels).observe(took.as_secs_f64());
+        labels.code = code.as_u16();
+        self.metrics.requests.get_or_create(&labels).inc();
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.flight.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Metrics {
@@ -176,23 +193,11 @@ impl Metrics {
         }
     }
 
-    fn flight(&self, reads: bool) -> &Flight {
-        if reads { &self.reading } else { &self.writing }
-    }
-
-    pub(crate) fn begin(&self, labels: &Labels) -> Begun {
-        let reads = labels.reads();
-        let flight = self.flight(reads);
+    pub(crate) fn begin(&self, labels: &Labels) -> Begun<'_> {
+        let flight = if labels.reads() { &self.reading } else { &self.writing };
         let now = flight.now.fetch_add(1, Ordering::Relaxed) + 1;
         flight.most.fetch_max(now, Ordering::Relaxed);
-        Begun { reads }
-    }
-
-    pub(crate) fn end(&self, mut labels: Labels, begun: Begun, code: StatusCode, took: Duration) {
-        self.flight(begun.reads).now.fetch_sub(1, Ordering::Relaxed);
-        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
-        labels.code = code.as_u16();
-        self.requests.get_or_create(&labels).inc();
+        Begun { metrics: self, flight }
     }
 
     pub(crate) fn answer(&self, engine: &registry::Engine) -> Response<Body> {
@@ -231,7 +236,8 @@ mod tests {
         let query = Query::parse(parts.uri.query().unwrap());
         let labels = Labels::of(info.as_ref(), &parts, &query, parts.uri.path());
         let begun = metrics.begin(&labels);
-        metrics.end(labels, begun, StatusCode::CREATED, Duration::from_millis(1));
+        begun.end(labels, StatusCode::CREATED, Duration::from_millis(1));
+        assert_eq!(metrics.writing.now.load(Ordering::Relaxed), 0);
         let mut text = String::new();
         encode(&mut text, &metrics.registry).unwrap();
         let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("apiserver_request_total")).collect();

@@ -28,6 +28,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 10_000;
 const WINDOW: u32 = 4 * 1024 * 1024;
 
+/// How long nothing is accepted after a failure.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A bound socket.
 pub type Listener = TcpListener;
 
@@ -42,7 +45,9 @@ pub async fn serve(
     accept(listener, stop, move |socket, peer, stop| {
         let (acceptor, server) = (acceptor.clone(), server.clone());
         async move {
-            let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+            let shaking = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket));
+            let Some(shaken) = stop.run_until_cancelled(shaking).await else { return };
+            let tls = match shaken {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -83,11 +88,8 @@ where
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let tasks = TaskTracker::new();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
+        let next = async { (room.clone().acquire_owned().await, listener.accept().await) };
+        let Some((Ok(permit), accepted)) = stop.run_until_cancelled(next).await else { break };
         match accepted {
             Ok((socket, peer)) => {
                 if let Err(error) = socket.set_nodelay(true) {
@@ -99,7 +101,11 @@ where
                     drop(permit);
                 });
             }
-            Err(error) => tracing::warn!(%error, "accept failed"),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                // Without descriptors the next try fails as well until a connection ends.
+                let _ = stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            }
         }
     }
     tasks.close();

@@ -172,7 +172,8 @@ impl Server {
         let info = Info::parse(&path);
         let pretty = wants_pretty(&parts);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let labels = Labels::of(info.as_ref(), &parts, &query, &path);
+        let served = info.as_ref().filter(|info| self.serves(info));
+        let labels = Labels::of(served, &parts, &query, &path);
         let flight = self.metrics.begin(&labels);
         let head = parts.method == Method::HEAD;
         let mut response = match self.access.authenticate(&parts) {
@@ -192,8 +193,16 @@ impl Server {
         }
         let headers = response.headers_mut();
         headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
-        self.metrics.end(labels, flight, response.status(), start.elapsed());
+        flight.end(labels, response.status(), start.elapsed());
         response
+    }
+
+    /// Whether a path is one of a resource there is.
+    fn serves(&self, info: &Info) -> bool {
+        let endpoint = self.endpoint(&info.group, &info.version, &info.resource);
+        endpoint.is_some_and(|e| {
+            info.subresource.is_empty() || e.resource.subresource(&info.subresource).is_some()
+        })
     }
 
     async fn route(
@@ -235,14 +244,17 @@ impl Server {
         let Call { parts, user, query } = call;
         let method = parts.method.as_str().to_lowercase();
         // What a list or watch is narrowed to counts: a kubelet may see its own pods alone.
-        let selector = Fields::parse(query.get("fieldSelector")).unwrap_or_default();
+        let verb = info.map_or(method.as_str(), |info| info.verb(&parts.method, query.flag("watch")));
+        let narrows = matches!(verb, "list" | "watch" | "deletecollection");
+        let selector = Some(query.get("fieldSelector")).filter(|_| narrows);
+        let selector = selector.and_then(|selector| Fields::parse(selector).ok()).unwrap_or_default();
         let equalities: Vec<(&str, &str)> =
             selector.0.iter().filter(|t| t.equals).map(|t| (t.field.as_str(), t.value.as_str())).collect();
         let selected = selector.required("metadata.name").unwrap_or_default();
         let attributes = match info {
             Some(info) => Attributes {
                 user,
-                verb: info.verb(&parts.method, query.flag("watch")),
+                verb,
                 group: &info.group,
                 version: &info.version,
                 resource: &info.resource,

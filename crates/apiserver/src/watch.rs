@@ -50,7 +50,8 @@ impl Server {
             },
             engine: self.engine.clone(),
             first: true,
-            deadline: timeout.map(|t| tokio::time::Instant::now() + t),
+            // One beyond what a clock can say is none.
+            deadline: timeout.and_then(|t| tokio::time::Instant::now().checked_add(t)),
         };
         let stream = futures::stream::unfold(telling, |mut telling| async move {
             let chunk = telling.chunk().await?;

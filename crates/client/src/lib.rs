@@ -38,4 +38,4 @@ pub use expectations::Expectations;
 pub use informer::{Change, Informer, Informers, Kept, Selection};
 pub use key::ObjectKey;
 pub use queue::WorkQueue;
-pub use written::Written;
+pub use written::{Written, is_newer};

@@ -68,6 +68,9 @@ impl<K> Default for State<K> {
     }
 }
 
+/// The longest that a key waits: delays come from what users write, and a clock has an end.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// Adds a key to be worked on at once.
     pub fn add(&self, key: K) {
@@ -78,7 +81,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
-    /// Adds a key after `delay`. Of several delays of one key the shortest counts.
+    /// Adds a key after `delay`, or after a day where that is sooner. Of several delays of one key the
+    /// shortest counts.
     pub fn add_after(&self, key: K, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
@@ -87,7 +91,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         if state.closed {
             return;
         }
-        let when = Instant::now() + delay;
+        // What is due later than that is looked at in between.
+        let when = Instant::now() + delay.min(LONGEST);
         if let Some(due) = state.due.get(&key).copied() {
             if due.0 <= when {
                 return;

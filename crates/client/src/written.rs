@@ -17,6 +17,15 @@ pub struct Written {
     versions: Mutex<HashMap<ObjectKey, (Option<String>, u64)>>,
 }
 
+/// Whether `new` is a later state than `old`: of two that the API has had, the one of the higher version.
+pub fn is_newer<K: Resource>(new: &K, old: &K) -> bool {
+    match (version(new), version(old)) {
+        (0, _) | (_, 0) => true,
+        (new, old) => new > old,
+    }
+}
+
+/// An object's resourceVersion; 0 where it has none.
 fn version<K: Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -60,11 +60,10 @@ impl Engine {
         namespace: &str,
         mut object: Object,
     ) -> Result<Option<Written>, Status> {
-        // Admission looks at what earlier writes made: a namespace, its service account.
+        // Admission and strategies look at what others wrote before this request: a namespace, its service
+        // account.
         self.catch_up().await?;
         self.fill_metadata(resource, namespace, &mut object)?;
-        // Admission and strategies look at what others wrote before this request.
-        self.catch_up().await?;
         let name = object.name().to_owned();
         let request = Verdict {
             engine: self,

@@ -151,7 +151,7 @@ impl Engine {
         }
     }
 
-    /// Deletes every object that matches; answers them as they were.
+    /// Deletes these objects.
     ///
     /// # Errors
     /// The first that cannot be deleted, other than one that is gone already.
@@ -187,21 +187,24 @@ fn begin(resource: &Resource, options: &DeleteOptions, object: &mut Object, now:
         }
         resource.strategy.begin_delete(object);
     } else if let Some(asked) = options.grace_period_seconds.filter(|_| grace.is_some()) {
-        shorten(object, asked.min(seconds.max(asked)).max(0), now);
+        shorten(object, asked.max(0));
     }
     if released(resource, object) { Step::Erase } else { Step::Keep }
 }
 
-/// A second delete may only make the wait shorter.
-fn shorten(object: &mut Object, asked: i64, now: Timestamp) {
+/// A second delete may only make the wait shorter, which counts from the first.
+fn shorten(object: &mut Object, asked: i64) {
     let standing =
         object.get(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
     if asked >= standing {
         return;
     }
-    let at = now.checked_add(SignedDuration::from_secs(asked)).unwrap_or(now);
-    object.set_meta("deletionTimestamp", names::time(at));
-    object.set_meta("deletionGracePeriodSeconds", asked);
+    let ends: Option<Timestamp> = object.meta_str("deletionTimestamp").parse().ok();
+    let sooner = SignedDuration::from_secs(standing - asked);
+    if let Some(at) = ends.and_then(|ends| ends.checked_sub(sooner).ok()) {
+        object.set_meta("deletionTimestamp", names::time(at));
+        object.set_meta("deletionGracePeriodSeconds", asked);
+    }
 }
 
 /// Finalizers that carry the propagation policy to the garbage collector.

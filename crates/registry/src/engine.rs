@@ -172,12 +172,12 @@ impl Engine {
         claims: &Claims,
     ) -> Result<Option<Revision>, Status> {
         let key: bytes::Bytes = resource.store_key(object.namespace(), object.name()).into();
-        let lease = match (old, resource.strategy.time_to_live()) {
-            (Some(old), _) => old.lease(),
-            (None, Some(seconds)) => {
+        // What lives for a while lives as long again after each write.
+        let lease = match resource.strategy.time_to_live() {
+            Some(seconds) => {
                 self.leases.lease(&*self.store, seconds, Instant::now()).await.map_err(unavailable)?
             }
-            (None, None) => store::LeaseId(0),
+            None => old.map_or(store::LeaseId(0), Item::lease),
         };
         let value = codec::stored::encode(object);
         let mut txn = Txn {

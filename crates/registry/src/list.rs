@@ -46,11 +46,15 @@ pub struct Listed {
     pub remaining: Option<i64>,
 }
 
+/// Objects that are read at once where selectors may drop most of them.
+const BLOCK: usize = 512;
+
 /// Upstream's form of a continue token.
 #[derive(Serialize, Deserialize)]
 struct Token {
     v: String,
     rv: i64,
+    /// The last key that was answered, behind the prefix of what is listed: no token leads outside of it.
     start: String,
 }
 
@@ -104,6 +108,7 @@ impl Engine {
         // All changes up to here are in the cache before the scan; the scan says what it shows besides.
         let reached = self.revision();
         let prefix = prefix(resource, &options.namespace);
+        let start = start.map(|start| prefix.clone() + &start);
         let mut page = Page::new(options);
         let mut after = 0;
         let plain = options.labels.is_empty() && options.fields.is_empty();
@@ -114,7 +119,7 @@ impl Engine {
             !page.more || plain
         });
         let remaining = (page.more && plain).then_some(after);
-        page.finish(reached.max(shown), remaining)
+        page.finish(&prefix, reached.max(shown), remaining)
     }
 
     /// A page of an older revision, from the store's history.
@@ -126,35 +131,43 @@ impl Engine {
         start: Option<&str>,
     ) -> Result<Listed, Status> {
         let root = format!("/registry/{}/", resource.prefix);
-        let prefix = format!("{root}{}", prefix(resource, &options.namespace));
-        let keys = match (start, Keys::prefix(prefix.clone())) {
-            (Some(start), Keys::Range(_, end)) => Keys::Range(format!("{root}{start}\0").into(), end),
-            (_, keys) => keys,
+        let own = prefix(resource, &options.namespace);
+        let all = Keys::prefix(format!("{root}{own}"));
+        let after = |all: &Keys, key: &str| match all {
+            Keys::Range(_, end) => Keys::Range(format!("{key}\0").into(), end.clone()),
+            other => other.clone(),
         };
-        let range = Range { revision: Some(revision), ..Range::of(keys) };
-        let found = self.store.range(range).await.map_err(|e| match e {
-            store::Error::FutureRevision { .. } => {
-                Status::plain("etcdserver: mvcc: required revision is a future revision")
-            }
-            store::Error::Compacted { .. } => match start {
-                None => Status::expired("The resourceVersion for the provided list is too old."),
-                Some(start) => page_too_old(start),
-            },
-            other => unavailable(other),
-        })?;
-        let mut page = Page::new(options);
-        let mut seen = 0i64;
-        for kv in &found.kvs {
-            let key = std::str::from_utf8(&kv.key).ok().and_then(|k| k.strip_prefix(&*root));
-            let Some(item) = key.and_then(|k| Item::read(resource, k, kv)) else { continue };
-            if !page.add(resource, &Arc::new(item)) {
-                break;
-            }
-            seen += 1;
-        }
+        let mut keys = match start {
+            Some(start) => after(&all, &format!("{root}{own}{start}")),
+            None => all.clone(),
+        };
         let plain = options.labels.is_empty() && options.fields.is_empty();
-        let remaining = (page.more && plain).then(|| found.count as i64 - seen);
-        Ok(page.finish(revision, remaining))
+        let mut page = Page::new(options);
+        // One more than the page shows whether there is more; what selectors drop is read past in blocks.
+        let block = match page.limit {
+            0 => 0,
+            limit if plain => limit + 1,
+            limit => limit.max(BLOCK),
+        };
+        let (mut total, mut seen) = (None, 0i64);
+        loop {
+            let range = Range { revision: Some(revision), limit: block, ..Range::of(keys) };
+            let found = self.store.range(range).await.map_err(|error| refused(error, start))?;
+            total.get_or_insert(found.count as i64);
+            for kv in &found.kvs {
+                let key = std::str::from_utf8(&kv.key).ok().and_then(|k| k.strip_prefix(&*root));
+                let Some(item) = key.and_then(|k| Item::read(resource, k, kv)) else { continue };
+                if !page.add(resource, &Arc::new(item)) {
+                    break;
+                }
+                seen += 1;
+            }
+            let last = found.kvs.last().filter(|_| found.more && !page.more);
+            let Some(last) = last else { break };
+            keys = after(&all, &String::from_utf8_lossy(&last.key));
+        }
+        let remaining = (page.more && plain).then(|| total.unwrap_or_default() - seen);
+        Ok(page.finish(&own, revision, remaining))
     }
 
     fn token(&self, options: &ListOptions) -> Result<Option<Token>, Status> {
@@ -191,6 +204,20 @@ impl Engine {
             return Ok(());
         }
         Err(too_large(revision, self.revision()))
+    }
+}
+
+/// Why there is no page of an older revision.
+fn refused(error: store::Error, start: Option<&str>) -> Status {
+    match error {
+        store::Error::FutureRevision { .. } => {
+            Status::plain("etcdserver: mvcc: required revision is a future revision")
+        }
+        store::Error::Compacted { .. } => match start {
+            None => Status::expired("The resourceVersion for the provided list is too old."),
+            Some(start) => page_too_old(start),
+        },
+        other => unavailable(other),
     }
 }
 
@@ -277,10 +304,11 @@ impl<'o> Page<'o> {
         true
     }
 
-    fn finish(self, revision: Revision, remaining: Option<i64>) -> Listed {
+    fn finish(self, prefix: &str, revision: Revision, remaining: Option<i64>) -> Listed {
         let last = self.items.last().filter(|_| self.more);
         let continue_ = last.map(|item| {
-            Token { v: "meta.k8s.io/v1".into(), rv: revision.0, start: item.key.to_string() }.encode()
+            let start = item.key.strip_prefix(prefix).unwrap_or(&item.key).to_owned();
+            Token { v: "meta.k8s.io/v1".into(), rv: revision.0, start }.encode()
         });
         Listed { revision, items: self.items, continue_: continue_.unwrap_or_default(), remaining }
     }

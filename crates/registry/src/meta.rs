@@ -1,7 +1,7 @@
 //! The metadata that every object has: what a create sets, what an update may change, what is valid.
 
 use api::field::{Bare, Errors, Path};
-use api::{Object, names};
+use api::{Object, gvk, names};
 use serde_json::{Map, Value};
 
 use crate::resource::Resource;
@@ -97,7 +97,7 @@ fn owner_references(value: Option<&Value>, path: &Path, errors: &mut Errors) {
                 errors.invalid(&path.child(field), "", format!("{field} must not be empty"));
             }
         }
-        if api_version == "v1" && text("kind") == "Event" {
+        if gvk::NEVER_OWNERS.contains(&(api_version, text("kind"))) {
             let shown = go_owner(owner);
             errors.invalid(path, shown, "/v1, Kind=Event is disallowed from being an owner");
         }

@@ -179,6 +179,11 @@ pub struct Target {
 #[async_trait::async_trait]
 pub trait Connect: Send + Sync {
     fn verbs(&self) -> Vec<&'static str>;
+    /// Whether requests of all kinds are passed on to a server behind the object, whose scheme and port the
+    /// client may name, and whose answers are its own.
+    fn is_proxy(&self) -> bool {
+        false
+    }
     /// `None` where there is nothing to be had yet, which is no fault.
     ///
     /// # Errors

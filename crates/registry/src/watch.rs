@@ -159,6 +159,8 @@ impl Watcher {
         }
         let revision = self.engine.revision();
         tokio::select! {
+            // A change that came before the revision was read is told before a bookmark says so.
+            biased;
             more = self.cursor.wait() => self.ended = !more,
             () = tokio::time::sleep_until(self.next_bookmark) => {
                 self.next_bookmark = Instant::now() + BOOKMARKS;

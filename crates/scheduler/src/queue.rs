@@ -149,6 +149,12 @@ impl Queue {
         }
     }
 
+    /// Whether the pod of this uid is still in hand: neither gone, nor seen with a node, nor made again.
+    pub fn is_busy(&self, key: &ObjectKey, uid: &str) -> bool {
+        let entry = self.entries.get(key);
+        entry.is_some_and(|entry| entry.pod.uid == uid && matches!(entry.state, State::Busy { .. }))
+    }
+
     /// Gives back a pod that could not be bound.
     pub fn retry(&mut self, key: &ObjectKey, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {

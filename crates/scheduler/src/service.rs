@@ -308,8 +308,13 @@ async fn bind(client: &Client, world: &World, recorder: &Recorder, pod: &PodInfo
             recorder.record(occurrence(pod, Severity::Normal, "Scheduled", "Binding", message));
         }
         Err(error) => {
+            tracing::debug!(pod = %pod.key, node, %error, "not bound");
             let mut guard = world.state.lock();
             let State { snapshot, queue, .. } = &mut *guard;
+            if !queue.is_busy(&pod.key, &pod.uid) {
+                // The watch knows more: the pod is bound though the answer was lost, or gone.
+                return;
+            }
             snapshot.remove_pod(&pod.uid);
             if write::is_not_found(&error) {
                 queue.remove(&pod.key);
@@ -319,7 +324,6 @@ async fn bind(client: &Client, world: &World, recorder: &Recorder, pod: &PodInfo
             queue.happened(Event::PodGone, Instant::now(), |_| true);
             drop(guard);
             world.wake.notify_one();
-            tracing::debug!(pod = %pod.key, node, %error, "not bound");
             let message = format!("binding rejected: {error}");
             recorder.record(occurrence(pod, Severity::Warning, "FailedScheduling", "Scheduling", message));
         }

@@ -29,14 +29,22 @@ const MEMORY_FLOOR: i64 = 100 << 20;
 /// to time though nothing does.
 pub async fn keep(ctx: Arc<Context>, machine: Machine, port: Option<u16>) {
     let api = Api::<Node>::all(ctx.client.clone());
-    let mut known: Option<NodeStatus> = None;
+    let key = client::ObjectKey::cluster(&ctx.config.node_name);
+    let mut known: Option<Node> = None;
     let mut written = Instant::now();
     ctx.recorder.node(&ctx.config.node_name, Type::Normal, "Starting", "Starting kubelet.");
     loop {
         let state = look(&ctx, port).await;
+        if let Some(known) = &mut known
+            && let Some(seen) = ctx.node.get(&key)
+            && client::is_newer(&*seen, known)
+        {
+            // Others write it too: a node that was not heard of for a while is called unknown.
+            *known = Node::clone(&seen);
+        }
         let wait = match report(&ctx, &api, &machine, &state, known.as_ref(), written).await {
-            Ok(Some(status)) => {
-                known = Some(status);
+            Ok(Some(node)) => {
+                known = Some(node);
                 written = Instant::now();
                 LOOK
             }
@@ -89,21 +97,22 @@ async fn look(ctx: &Context, port: Option<u16>) -> State {
     state
 }
 
-/// Writes what has changed; the status as written, or nothing where there was nothing to write.
+/// Writes what has changed; the node as written, or nothing where there was nothing to write.
 async fn report(
     ctx: &Context,
     api: &Api<Node>,
     machine: &Machine,
     state: &State,
-    known: Option<&NodeStatus>,
+    known: Option<&Node>,
     written: Instant,
-) -> kube::Result<Option<NodeStatus>> {
+) -> kube::Result<Option<Node>> {
     let name = &ctx.config.node_name;
     let now = Timestamp::now();
     let before = match known {
-        Some(known) => known.clone(),
-        None => register(ctx, api, machine, state).await?.status.unwrap_or_default(),
+        Some(known) => known.status.clone(),
+        None => register(ctx, api, machine, state).await?.status,
     };
+    let before = before.unwrap_or_default();
     let next = status::status(&ctx.config, machine, state, &before, now);
     let due = written.elapsed() >= ctx.config.node_status_report_frequency;
     if known.is_some() && !due && !status::differ(&before, &next) {
@@ -113,7 +122,7 @@ async fn report(
     match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(node) => {
             announce(ctx, &before, &next);
-            Ok(Some(node.status.unwrap_or(next)))
+            Ok(Some(node))
         }
         Err(error) => Err(error),
     }

@@ -186,14 +186,14 @@ impl Worker {
             // What failed for the one before says nothing of this one.
             self.write_failures = None;
         }
-        if another || known.is_some_and(|known| newer(&mirror, known)) {
+        if another || known.is_some_and(|known| client::is_newer(&*mirror, &**known)) {
             self.mirror = Some(mirror);
         }
     }
 
     /// Takes a state of the pod that the API has had, unless a later one is known.
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        if !newer(&pod, &self.pod) {
+        if !client::is_newer(&*pod, &*self.pod) {
             return;
         }
         let changed = pod.spec != self.pod.spec;
@@ -375,7 +375,8 @@ impl Worker {
 
     /// When tokens among the files are due; those that are make the volumes be set up again.
     fn renewal(&mut self, now: Timestamp) -> Option<Timestamp> {
-        if self.memory.torn != Torn::No {
+        // Where it failed, its own time to try again counts.
+        if self.memory.torn != Torn::No || self.memory.volumes_failed.is_some() {
             return None;
         }
         let due = volume::renew_at(&self.pod, &self.ctx.tokens)?;
@@ -432,16 +433,6 @@ impl Worker {
             held: self.held.clone(),
             ips: self.ips(),
         }
-    }
-}
-
-/// Whether `new` is a later state than `old`: of two that the API has had, the one of the higher version.
-fn newer(new: &Pod, old: &Pod) -> bool {
-    let version =
-        |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
-    match (version(new), version(old)) {
-        (Some(new), Some(old)) => new > old,
-        _ => true,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::context::Context;
 use crate::names;
+use crate::pod::backoff::Backoff;
 use crate::pod::worker::Desired;
 use crate::workers::Registry;
 
@@ -112,14 +113,23 @@ impl Mirrors {
         self.settle(ctx, key);
     }
 
-    /// Makes the API's mirror what the static pod is, in the background.
+    /// Makes the API's mirror what the static pod is, in the background, as often as it takes.
     fn settle(self: &Arc<Self>, ctx: &Arc<Context>, key: (String, String)) {
         let mirrors = self.clone();
         let context = ctx.clone();
         ctx.tasks.spawn(async move {
-            let shown = mirrors.known.lock().get(&key).cloned().unwrap_or_default();
-            if let Err(error) = settle(&context, &shown).await {
+            let mut backoff: Option<Backoff> = None;
+            loop {
+                let shown = mirrors.known.lock().get(&key).cloned().unwrap_or_default();
+                let Err(error) = settle(&context, &shown).await else { return };
                 tracing::warn!(pod = key.1, %error, "cannot bring a mirror pod up to date");
+                let now = Timestamp::now();
+                let next = Backoff::next(backoff.as_ref(), now, now);
+                let pause = tokio::time::sleep(next.delay());
+                if context.stop.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
+                backoff = Some(next);
             }
         });
     }
@@ -205,7 +215,10 @@ pub async fn follow(
     // The last pod of each name whose manifest has gone, by uid.
     let mut former: HashMap<(String, String), String> = HashMap::new();
     loop {
-        let found = read_all(&ctx, &dir)?;
+        let found = read_all(&ctx, &dir).unwrap_or_else(|error| {
+            tracing::warn!(path = %dir.display(), %error, "cannot read the directory of static pods");
+            known.clone()
+        });
         for (uid, pod) in &known {
             if !found.contains_key(uid) {
                 if let Some(shown) = mirrors.known.lock().get_mut(&key(pod)) {

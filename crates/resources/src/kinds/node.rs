@@ -159,6 +159,10 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
+    fn is_proxy(&self) -> bool {
+        true
+    }
+
     async fn target(&self, _: &Engine, node: &Object, asked: &Asked<'_>) -> Result<Option<Target>, Status> {
         let own = address(node, super::pod::with_query(asked.path, asked.query))?;
         let port = asked.port_or(own.port)?;

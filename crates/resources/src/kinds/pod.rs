@@ -341,6 +341,10 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
+    fn is_proxy(&self) -> bool {
+        true
+    }
+
     async fn target(&self, _: &Engine, pod: &Object, asked: &Asked<'_>) -> Result<Option<Target>, Status> {
         let host = pod.get_str(&["status", "podIP"]);
         if host.is_empty() {

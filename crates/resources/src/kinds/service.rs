@@ -201,6 +201,10 @@ impl Connect for Proxy {
         vec!["create", "delete", "get", "patch", "update"]
     }
 
+    fn is_proxy(&self) -> bool {
+        true
+    }
+
     async fn target(
         &self,
         engine: &Engine,
