@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, PartialObjectMeta};
@@ -22,6 +22,8 @@ const FINALIZER: &str = "kubernetes";
 /// How often a namespace whose objects wait for finalizers is looked at again. Nothing tells a watcher
 /// that has no watch on every kind when the last one has gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The longest until the next look.
+const SELDOM: Duration = Duration::from_secs(15);
 
 struct Controller {
     context: Context,
@@ -50,8 +52,6 @@ struct Outcome {
     remaining: Vec<(String, usize)>,
     /// Objects still there, by the finalizer they wait for.
     finalizers: std::collections::BTreeMap<String, usize>,
-    /// How long the pods still there may take.
-    pod_grace: Duration,
 }
 
 impl Outcome {
@@ -67,7 +67,10 @@ impl Reconcile for Controller {
     async fn reconcile(&self, key: &String) -> Result<Option<Duration>, Error> {
         let Some(namespace) = self.namespaces.get(&ObjectKey::cluster(key)) else { return Ok(None) };
         let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
-        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|f| f == FINALIZER) {
+        let Some(deleted) = namespace.metadata.deletion_timestamp.as_ref().map(|time| time.0) else {
+            return Ok(None);
+        };
+        if !finalizers.iter().any(|f| f == FINALIZER) {
             return Ok(None);
         }
         let outcome = empty(&self.context.client, key).await;
@@ -84,7 +87,7 @@ impl Reconcile for Controller {
             return Ok(None);
         };
         if !outcome.is_empty() {
-            return Ok(Some(outcome.pod_grace.max(LOOK_AGAIN)));
+            return Ok(Some(next_look(deleted, Timestamp::now())));
         }
         let mut last = written.unwrap_or_else(|| Namespace::clone(&namespace));
         if let Some(spec) = &mut last.spec {
@@ -135,9 +138,6 @@ async fn empty(client: &Client, namespace: &str) -> Outcome {
             Err(error) => outcome.deletion_failures.push(format!("{}: {error}", resource.plural)),
         }
     }
-    if outcome.remaining.iter().any(|(resource, _)| resource.starts_with("pods.")) {
-        outcome.pod_grace = pod_grace(client, namespace).await;
-    }
     outcome
 }
 
@@ -184,15 +184,10 @@ async fn list(
     }
 }
 
-/// How long until the last pod must have ended.
-async fn pod_grace(client: &Client, namespace: &str) -> Duration {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let Ok(pods) = api.list(&ListParams::default()).await else { return LOOK_AGAIN };
-    let now = Timestamp::now();
-    let left = pods.items.iter().filter_map(|pod| pod.metadata.deletion_timestamp.as_ref());
-    let longest = left.map(|time| Duration::try_from(time.0.duration_since(now)).unwrap_or_default()).max();
-    // A pod mostly ends long before: look soon, and no later than it must have.
-    longest.unwrap_or_default().min(LOOK_AGAIN)
+/// How soon to look again: seldom at a namespace that has been going for long, which waits for somebody.
+fn next_look(deleted: Timestamp, now: Timestamp) -> Duration {
+    let going = Duration::try_from(now.duration_since(deleted)).unwrap_or_default();
+    (going / 8).clamp(LOOK_AGAIN, SELDOM)
 }
 
 /// The conditions that tell what holds the namespace up, in upstream's words.
@@ -262,4 +257,18 @@ fn plan_conditions(
         }
     }
     conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_slowly_is_looked_at_seldom() {
+        let after = |seconds: i64| {
+            let now = Timestamp::from_second(1_000 + seconds).unwrap();
+            next_look(Timestamp::from_second(1_000).unwrap(), now).as_millis()
+        };
+        assert_eq!([0, 3, 40, 3600].map(after), [500, 500, 5_000, 15_000]);
+    }
 }

@@ -13,6 +13,7 @@ use network::conntrack::{Conntrack, Flow};
 use network::nft::{Client, Family};
 use network::{Event, NetlinkError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{At, Config};
@@ -43,12 +44,14 @@ pub enum Error {
 pub struct Kernel {
     nft: Client,
     conntrack: Conntrack,
+    /// Flows that the tables lead nowhere any more, and that are still to be forgotten.
+    stale: Vec<Stale>,
 }
 
 impl Kernel {
     /// Opens the sockets.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { nft: Client::new()?, conntrack: Conntrack::new()? })
+        Ok(Self { nft: Client::new()?, conntrack: Conntrack::new()?, stale: Vec::new() })
     }
 
     /// A proxy over what these sockets find in the kernel.
@@ -59,15 +62,18 @@ impl Kernel {
     /// Plans what changed and does it; after a refusal nothing of the plan counts until
     /// [`Proxy::reload`].
     pub fn sync(&mut self, proxy: &mut Proxy) -> Result<(), Error> {
-        let mut stale = Vec::new();
         for plan in proxy.plan() {
             self.nft.apply(&plan.batch)?;
-            stale.extend(plan.stale);
+            self.stale.extend(plan.stale);
         }
-        Ok(self.forget(&stale)?)
+        self.forget()?;
+        self.stale.clear();
+        Ok(())
     }
 
-    fn forget(&mut self, stale: &[Stale]) -> Result<(), NetlinkError> {
+    fn forget(&mut self) -> Result<(), NetlinkError> {
+        let stale = &self.stale;
+        // Of several about one front the last counts.
         let mut services: HashMap<(IpAddr, u16), HashSet<(IpAddr, u16)>> = HashMap::new();
         let mut node_ports: HashMap<(Family, u16), HashSet<(IpAddr, u16)>> = HashMap::new();
         for Stale { frontend, live } in stale {
@@ -120,14 +126,16 @@ pub async fn run(
     let (mut services, mut slices) = (pin!(services), pin!(slices));
     let (mut kernel, mut proxy) = blocking(kernel, move |kernel| kernel.load(config)).await?;
     let mut retry = RETRY.0;
-    let mut failed = false;
+    // When to plan anew after a refusal.
+    let mut again: Option<Instant> = None;
     loop {
+        let due = again.unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
             () = cancelled.cancelled() => return Ok(()),
             event = services.next() => proxy.service(event.ok_or(Error::WatchEnded("services"))?),
             event = slices.next() => proxy.slice(event.ok_or(Error::WatchEnded("endpointslices"))?),
-            () = tokio::time::sleep(retry), if failed => {}
+            () = tokio::time::sleep_until(due), if again.is_some() => {}
         }
         // Whatever has arrived already goes into the same batch.
         for _ in 0..AT_ONCE {
@@ -139,7 +147,9 @@ pub async fn run(
                 }
             }
         }
-        if !proxy.is_synced() || !(failed || proxy.is_dirty()) {
+        let failed = again.is_some();
+        if !proxy.is_synced() || !(failed || proxy.is_dirty()) || again.is_some_and(|at| Instant::now() < at)
+        {
             continue;
         }
         let (back, (same, result)) = blocking(kernel, move |kernel| {
@@ -149,13 +159,16 @@ pub async fn run(
         })
         .await?;
         (kernel, proxy) = (back, same);
-        failed = result.is_err();
-        if !failed {
-            targets.update(proxy.retargeted());
-        }
-        retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
-        if let Err(error) = result {
-            tracing::error!(%error, "the kernel refused an update; everything is planned anew");
+        match result {
+            Ok(()) => {
+                targets.update(proxy.retargeted());
+                (again, retry) = (None, RETRY.0);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the kernel refused an update; everything is planned anew");
+                again = Some(Instant::now() + retry);
+                retry = (retry * 2).min(RETRY.1);
+            }
         }
         health.send_if_modified(|told: &mut BTreeMap<_, _>| {
             let differs = told != proxy.health();

@@ -24,6 +24,8 @@ use crate::resource::Resource;
 
 /// Changes kept for watchers that come back; older ones are told 410.
 const HISTORY: usize = 8192;
+/// Bytes of replaced and deleted objects that are kept for them at most.
+const HISTORY_BYTES: usize = 64 << 20;
 
 /// One object at one revision.
 #[derive(Debug)]
@@ -130,9 +132,17 @@ pub struct Change {
     pub before: Option<Arc<Item>>,
 }
 
+impl Change {
+    fn superseded(&self) -> usize {
+        self.before.as_ref().map_or(0, |before| before.raw.len())
+    }
+}
+
 struct State {
     items: BTreeMap<Box<str>, Arc<Item>>,
     history: VecDeque<Arc<Change>>,
+    /// Bytes of objects that only `history` holds.
+    history_bytes: usize,
     /// The number of the first change in `history`.
     first: u64,
     /// Nothing at or before this revision can be told from `history`.
@@ -150,10 +160,12 @@ pub(crate) enum Event {
 impl State {
     fn record(&mut self, change: Change) {
         self.last = change.revision;
+        self.history_bytes += change.superseded();
         self.history.push_back(Arc::new(change));
-        if self.history.len() > HISTORY
+        while (self.history.len() > HISTORY || self.history_bytes > HISTORY_BYTES)
             && let Some(gone) = self.history.pop_front()
         {
+            self.history_bytes -= gone.superseded();
             self.floor = gone.revision;
             self.first += 1;
         }
@@ -175,7 +187,14 @@ pub struct TooOld {
 
 impl Cache {
     pub(crate) fn new(floor: Revision) -> Cache {
-        let state = State { items: BTreeMap::new(), history: VecDeque::new(), first: 0, floor, last: floor };
+        let state = State {
+            items: BTreeMap::new(),
+            history: VecDeque::new(),
+            history_bytes: 0,
+            first: 0,
+            floor,
+            last: floor,
+        };
         Cache { state: RwLock::new(state), next: watch::Sender::new(0) }
     }
 

@@ -18,6 +18,8 @@ pub(crate) const ROOT: &str = "/registry/";
 /// How long a store that does not answer is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Objects that are read at once when the caches are filled: a store over gRPC bounds its answers.
+const PAGE: usize = 4096;
 
 /// A resource with its cache.
 pub(crate) struct Entry {
@@ -32,7 +34,7 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Reads the whole key space once and answers the caches, filled.
+    /// Reads the whole key space once, as of one revision, and answers the caches, filled.
     ///
     /// # Errors
     /// The store does not answer.
@@ -40,20 +42,26 @@ impl Feed {
         store: &dyn Store,
         resources: &[Arc<Resource>],
     ) -> Result<Arc<Feed>, store::Error> {
-        let all = store.range(Range::of(Keys::prefix(ROOT))).await?;
+        let all = Keys::prefix(ROOT);
+        let mut page = store.range(Range { limit: PAGE, ..Range::of(all.clone()) }).await?;
+        let revision = page.revision;
         let entries = resources.iter().map(|r| {
-            let entry = Entry { resource: r.clone(), cache: Cache::new(all.revision) };
+            let entry = Entry { resource: r.clone(), cache: Cache::new(revision) };
             (r.prefix.clone(), Arc::new(entry))
         });
-        let feed = Feed { by_prefix: entries.collect(), applied: watch::Sender::new(all.revision) };
-        for kv in &all.kvs {
-            if let Some((entry, key)) = feed.locate(&kv.key)
-                && let Some(item) = read(entry, key, kv)
-            {
-                entry.cache.fill(item);
+        let feed = Feed { by_prefix: entries.collect(), applied: watch::Sender::new(revision) };
+        loop {
+            for kv in &page.kvs {
+                if let Some((entry, key)) = feed.locate(&kv.key)
+                    && let Some(item) = read(entry, key, kv)
+                {
+                    entry.cache.fill(item);
+                }
             }
+            let Some(last) = page.kvs.last().filter(|_| page.more) else { return Ok(Arc::new(feed)) };
+            let rest = Range::of(all.after(&last.key));
+            page = store.range(Range { limit: PAGE, revision: Some(revision), ..rest }).await?;
         }
-        Ok(Arc::new(feed))
     }
 
     pub(crate) fn entry(&self, prefix: &str) -> Option<&Arc<Entry>> {

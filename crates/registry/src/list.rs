@@ -133,12 +133,8 @@ impl Engine {
         let root = format!("/registry/{}/", resource.prefix);
         let own = prefix(resource, &options.namespace);
         let all = Keys::prefix(format!("{root}{own}"));
-        let after = |all: &Keys, key: &str| match all {
-            Keys::Range(_, end) => Keys::Range(format!("{key}\0").into(), end.clone()),
-            other => other.clone(),
-        };
         let mut keys = match start {
-            Some(start) => after(&all, &format!("{root}{own}{start}")),
+            Some(start) => all.after(format!("{root}{own}{start}").as_bytes()),
             None => all.clone(),
         };
         let plain = options.labels.is_empty() && options.fields.is_empty();
@@ -164,7 +160,7 @@ impl Engine {
             }
             let last = found.kvs.last().filter(|_| found.more && !page.more);
             let Some(last) = last else { break };
-            keys = after(&all, &String::from_utf8_lossy(&last.key));
+            keys = all.after(&last.key);
         }
         let remaining = (page.more && plain).then(|| total.unwrap_or_default() - seen);
         Ok(page.finish(&own, revision, remaining))

@@ -57,6 +57,17 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// Of these keys those behind `key`.
+    pub fn after(&self, key: &[u8]) -> Keys {
+        let next: Bytes = [key, b"\0"].concat().into();
+        match self {
+            Keys::Range(_, end) => Keys::Range(next, end.clone()),
+            Keys::From(_) => Keys::From(next),
+            Keys::One(one) if one[..] > *key => self.clone(),
+            Keys::One(_) => Keys::Range(next.clone(), next),
+        }
+    }
+
     /// All keys that begin with `prefix`; every key for an empty one.
     pub fn prefix(prefix: impl Into<Bytes>) -> Keys {
         let start: Bytes = prefix.into();
