@@ -91,15 +91,18 @@ pub fn merge(path: &Path, entry: &Entry, current: bool) -> Result<(), Error> {
     let path = followed(path)?;
     let _lock = Lock::take(&path)?;
     let mut document = load(&path)?.unwrap_or_else(empty);
+    let chosen = document.get("current-context").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let before = if chosen == entry.name { former(&document, &entry.name) } else { chosen.clone() };
     put(&mut document, entry);
-    if current || document.get("current-context").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if current || chosen.is_empty() {
         document.insert("current-context".into(), entry.name.clone().into());
+        remember(&mut document, &entry.name, &before);
     }
     save(&path, &document)
 }
 
-/// Takes an entry out again, and the current context with it if that is it. A file without the entry
-/// is left alone.
+/// Takes an entry out again; if it is the current context, the one before it becomes that again, where there
+/// still is one. A file without the entry is left alone.
 ///
 /// # Errors
 /// [`Error`]; the file is then as it was.
@@ -111,15 +114,37 @@ pub fn remove(path: &Path, name: &str) -> Result<(), Error> {
     let _lock = Lock::take(&path)?;
     let Some(mut document) = load(&path)? else { return Ok(()) };
     let before = document.clone();
+    let former = former(&document, name);
     for section in ["clusters", "contexts", "users"] {
         if let Some(Value::Array(items)) = document.get_mut(section) {
             items.retain(|item| item["name"] != name);
         }
     }
     if document.get("current-context").is_some_and(|c| c == name) {
-        document.insert("current-context".into(), "".into());
+        let contexts = document.get("contexts").and_then(Value::as_array).into_iter().flatten();
+        let there = contexts.into_iter().any(|context| context["name"] == former.as_str());
+        let next = if there { former } else { String::new() };
+        document.insert("current-context".into(), next.into());
     }
     if document == before { Ok(()) } else { save(&path, &document) }
+}
+
+/// The name of the extension in which an entry's context keeps the context that was current before it.
+const FORMER: &str = "tiphys.io/former-context";
+
+fn former(document: &Map<String, Value>, name: &str) -> String {
+    let contexts = document.get("contexts").and_then(Value::as_array).into_iter().flatten();
+    let context = contexts.into_iter().find(|context| context["name"] == name);
+    let extensions = context.and_then(|found| found["context"]["extensions"].as_array()).into_iter().flatten();
+    let kept = extensions.into_iter().find(|extension| extension["name"] == FORMER);
+    kept.and_then(|kept| kept["extension"]["name"].as_str()).unwrap_or_default().to_owned()
+}
+
+fn remember(document: &mut Map<String, Value>, name: &str, former: &str) {
+    let contexts = document.get_mut("contexts").and_then(Value::as_array_mut).into_iter().flatten();
+    for context in contexts.into_iter().filter(|context| context["name"] == name && !former.is_empty()) {
+        context["context"]["extensions"] = json!([{"name": FORMER, "extension": {"name": former}}]);
+    }
 }
 
 /// Reads the entry of a context (none: the current one). Files that it names are read too.
@@ -279,9 +304,7 @@ current-context: work
         merge(&path, &entry("tiphys"), true).unwrap();
         assert_eq!(load(&path).unwrap().unwrap()["contexts"].as_array().unwrap().len(), 2);
         remove(&path, "tiphys").unwrap();
-        let mut after = load(&path).unwrap();
-        after.as_mut().unwrap().insert("current-context".into(), "work".into());
-        assert_eq!(after, before);
+        assert_eq!(load(&path).unwrap(), before);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

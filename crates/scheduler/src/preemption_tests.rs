@@ -55,7 +55,7 @@ fn the_least_important_go_and_no_more_than_needed() {
         &[],
         &pod("p", 3, "2", none.clone()),
         expect![
-            "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod."
+            "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod."
         ],
     );
     check(
@@ -63,7 +63,7 @@ fn the_least_important_go_and_no_more_than_needed() {
         &[],
         &pod("p", 10, "1", json!({"preemptionPolicy": "Never"})),
         expect![
-            "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+            "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
         ],
     );
 }

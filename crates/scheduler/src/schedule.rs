@@ -51,7 +51,8 @@ impl fmt::Display for FitError {
             histogram(self.reasons.iter().map(|(r, n)| (r.as_str(), *n)))
         )?;
         match &self.preemption {
-            Some(why) => write!(f, " preemption: {why}"),
+            // The step before preemption looks for devices to be freed, of which there are none.
+            Some(why) => write!(f, " no new claims to deallocate, preemption: {why}"),
             None => Ok(()),
         }
     }

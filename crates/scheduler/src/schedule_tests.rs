@@ -64,7 +64,7 @@ fn refusals_are_worded_as_upstreams() {
         &[(plain("x", requests("1500m", "3Gi")), "a")],
         plain("p", requests("1", "2Gi")),
         expect![
-            "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         ],
     );
     check(
@@ -72,7 +72,7 @@ fn refusals_are_worded_as_upstreams() {
         &[],
         plain("p", json!({"nodeSelector": {"disk": "ssd"}})),
         expect![
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
         ],
     );
     let three = ["x", "y", "z"].map(|name| (plain(name, json!({})), "a"));
@@ -81,7 +81,7 @@ fn refusals_are_worded_as_upstreams() {
         &three,
         plain("p", json!({})),
         expect![
-            "0/1 nodes are available: 1 Too many pods. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            "0/1 nodes are available: 1 Too many pods. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         ],
     );
     let mixed = [
@@ -93,7 +93,7 @@ fn refusals_are_worded_as_upstreams() {
         &[],
         plain("p", json!({})),
         expect![
-            "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
         ],
     );
     let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
@@ -102,7 +102,7 @@ fn refusals_are_worded_as_upstreams() {
         &[(plain("x", port.clone()), "a")],
         plain("p", port),
         expect![
-            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         ],
     );
 }
@@ -115,7 +115,7 @@ fn anti_affinity_holds_both_ways() {
         &[(plain("x", json!({})), "a")],
         plain("p", anti_affinity("x")),
         expect![
-            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         ],
     );
     check(
@@ -123,7 +123,7 @@ fn anti_affinity_holds_both_ways() {
         &[(plain("x", anti_affinity("p")), "a")],
         plain("p", json!({})),
         expect![
-            "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         ],
     );
     let two = [node("a", json!({})), node("b", json!({}))];
@@ -143,7 +143,7 @@ fn spread_keeps_the_skew() {
         &[],
         plain("p", constraint),
         expect![
-            "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label). no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
         ],
     );
 }

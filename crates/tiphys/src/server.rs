@@ -92,6 +92,11 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
         node_cidr: (count > 1).then_some(ranges.nodes),
         nodes: nodes(flags, count, &node_name, &ranges)?,
     };
+    for (flag, port) in [("--insecure-port", flags.insecure_port), ("--etcd-port", flags.etcd_port)] {
+        if port != 0 && free_port(port)? != port {
+            bail!("{flag} {port}: another program has it; choose another, or leave it out");
+        }
+    }
     let (pods, services) = (settings.pod_cidr, settings.service_cidr);
     if pods.contains(&services.network()) || services.contains(&pods.network()) {
         bail!("--pod-cidr {pods} and --service-cidr {services} overlap; choose ranges that are apart");

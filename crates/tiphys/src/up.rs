@@ -220,19 +220,27 @@ fn launch(mut command: Command, place: &Place, processes: &mut JoinSet<anyhow::E
     let path = place.log_path();
     let log = OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("opening {}", path.display()))?;
+    let begins = log.metadata().map_or(0, |found| usize::try_from(found.len()).unwrap_or(usize::MAX));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A process group of its own: what ends the terminal's programs does not end the cluster.
     command.process_group(0);
     let mut child = tokio::process::Command::from(command).spawn().context("starting a server")?;
     processes.spawn(async move {
         let ended = child.wait().await;
-        match std::fs::read_to_string(&path).ok().as_deref().and_then(|log| log.lines().last()) {
-            // What the process said last, which says who it is.
-            Some(last) => anyhow!("{}", last.strip_prefix("tiphys: ").unwrap_or(last).to_owned()),
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        match last_word(log.get(begins..).unwrap_or_default()) {
+            Some(word) => anyhow!("{word}"),
             None => anyhow!("a server ended without a word: {ended:?}"),
         }
     });
     Ok(())
+}
+
+/// Why a server ended, by its log: its last error, which the ending of the rest may follow, else its last line.
+fn last_word(log: &str) -> Option<String> {
+    let error = log.lines().rev().find_map(|line| line.split_once(" ERROR ")?.1.split_once(": "));
+    let last = || log.lines().last().map(|line| line.strip_prefix("tiphys: ").unwrap_or(line).to_owned());
+    error.map(|(_, what)| what.to_owned()).or_else(last)
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -420,4 +428,18 @@ pub async fn image(flags: ImageFlags) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_word;
+
+    #[test]
+    fn a_server_ends_with_its_error() {
+        let log = "2026-11-21T20:07:24Z ERROR tiphys::node: kubelet: listen on 192.0.2.2:10250: in use\n\
+                   2026-11-21T20:07:29Z  WARN tiphys::server: some tasks did not end in time left=1\n";
+        assert_eq!(last_word(log).unwrap(), "kubelet: listen on 192.0.2.2:10250: in use");
+        assert_eq!(last_word("a\ntiphys: no disk\n").unwrap(), "no disk");
+        assert_eq!(last_word(""), None);
+    }
 }

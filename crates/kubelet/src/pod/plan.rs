@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::memory::{Job, Memory, Torn};
@@ -148,6 +148,13 @@ pub fn plan(view: &View<'_>) -> Plan {
     planner.plan
 }
 
+/// Whether a status is that of a container that runs or has run. Once its restart is counted, and nothing is
+/// left of it, it is not.
+fn has_run(status: &ContainerStatus) -> bool {
+    let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    status.container_id.is_some() || ended
+}
+
 struct Planner<'a> {
     view: &'a View<'a>,
     plan: Plan,
@@ -197,7 +204,8 @@ impl Planner<'_> {
             .iter()
             .any(|container| view.observed.latest_in(&sandbox, &container.name).is_some());
         for container in spec::ephemeral(view.pod) {
-            if view.observed.latest(&container.name).is_none() {
+            // Each runs once, also where the runtime has forgotten of it.
+            if view.observed.latest(&container.name).is_none() && !self.has_run(&container.name) {
                 self.start(&spec::from_ephemeral(container), Kind::Ephemeral, &sandbox);
             }
         }
@@ -378,6 +386,12 @@ impl Planner<'_> {
         false
     }
 
+    /// Whether the API has been told of a run of a container.
+    fn has_run(&self, container: &str) -> bool {
+        let status = self.view.pod.status.as_ref();
+        status.and_then(|status| super::status::find(status, container)).is_some_and(has_run)
+    }
+
     fn start(&mut self, container: &Container, kind: Kind, sandbox: &str) {
         let view = self.view;
         if !self.image(&container.name) || !view.memory.volumes_ready {
@@ -395,13 +409,8 @@ impl Planner<'_> {
             return;
         }
         let seen = view.observed.latest(&container.name).map(|one| one.restart_count + 1);
-        let told = view
-            .pod
-            .status
-            .as_ref()
-            .and_then(|status| super::status::find(status, &container.name))
-            .filter(|status| status.container_id.is_some())
-            .map(|status| status.restart_count.unsigned_abs() + 1);
+        let told = view.pod.status.as_ref().and_then(|status| super::status::find(status, &container.name));
+        let told = told.map(|status| status.restart_count.unsigned_abs() + u32::from(has_run(status)));
         let tried = view.memory.attempts.get(&container.name).map(|attempt| attempt + 1);
         let attempt = seen.or(tried).or(told).unwrap_or(0);
         self.act(Action::Start { container: container.name.clone(), attempt, sandbox: sandbox.to_owned() });

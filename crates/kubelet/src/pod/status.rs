@@ -182,12 +182,11 @@ impl Builder<'_> {
         status.state = Some(self.failure(container).unwrap_or_else(|| self.creating(kind)));
         status.last_state = Some(ContainerState::default());
         let Some(before) = find(self.before, &container.name) else { return status };
-        let Some(id) = &before.container_id else { return status };
         let state = before.state.clone().unwrap_or_default();
         if state.terminated.is_some() {
             return before.clone();
         }
-        if state.running.is_some() {
+        if let Some(id) = before.container_id.as_ref().filter(|_| state.running.is_some()) {
             let lost = ContainerStateTerminated {
                 container_id: Some(id.clone()),
                 exit_code: 137,
@@ -199,7 +198,8 @@ impl Builder<'_> {
                 ..Default::default()
             };
             let lost = ContainerState { terminated: Some(lost), ..Default::default() };
-            if self.view.ending() {
+            // What runs once, and what ends, has come to its end; the rest runs again.
+            if self.view.ending() || kind == Kind::Ephemeral {
                 return ContainerStatus {
                     state: Some(lost),
                     ready: false,
@@ -210,8 +210,10 @@ impl Builder<'_> {
             status.last_state = Some(lost);
             status.restart_count = before.restart_count + 1;
         } else {
+            // One that waited to run again: that is its next run.
+            let again = before.container_id.is_some() && !self.view.ending();
             status.last_state.clone_from(&before.last_state);
-            status.restart_count = before.restart_count;
+            status.restart_count = before.restart_count + i32::from(again);
         }
         status
     }

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -17,6 +18,7 @@ use super::Server;
 use super::route::{Body, Query, Refusal, flag};
 use crate::logs::read::{Changes, Reader, Wanted};
 use crate::pod::observed::State;
+use crate::pod::status;
 
 impl Server {
     pub(super) async fn logs(
@@ -39,7 +41,9 @@ impl Server {
             let message = if flag(query, &["previous"]) {
                 format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
             } else {
-                format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating")
+                let known = self.pod(namespace, pod)?;
+                let why = waits_for(&known, container);
+                format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}")
             };
             return Err((StatusCode::BAD_REQUEST, message));
         };
@@ -126,6 +130,19 @@ async fn ended(runtime: Arc<dyn cri::Runtime>, id: String, mut events: cri::Even
         if over {
             return;
         }
+    }
+}
+
+/// What a container that never ran waits for, in upstream's words.
+fn waits_for(pod: &Pod, container: &str) -> String {
+    let status = pod.status.as_ref().and_then(|status| status::find(status, container));
+    let state = status.and_then(|status| status.state.as_ref());
+    let reason = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
+    match reason {
+        Some("ErrImagePull") => "image can't be pulled".into(),
+        Some("ImagePullBackOff") => "trying and failing to pull image".into(),
+        Some(reason) => reason.to_owned(),
+        None => "ContainerCreating".into(),
     }
 }
 

@@ -36,7 +36,8 @@ pub fn in_memory(path: &Path, size: i64) -> Result<(), Error> {
     if is_mount(path)? {
         return Ok(());
     }
-    let options = if size > 0 { format!("size={size},mode=0777") } else { "mode=0777".to_owned() };
+    // A file system in memory is made sticky, as one mounted without options is.
+    let options = if size > 0 { format!("size={size},mode=1777") } else { "mode=1777".to_owned() };
     let options = std::ffi::CString::new(options).map_err(|error| Error::Refused(error.to_string()))?;
     mount("tmpfs", path, "tmpfs", MountFlags::RELATIME, options.as_c_str())
         .map_err(|error| Error::file("mount", path)(error.into()))

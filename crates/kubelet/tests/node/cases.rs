@@ -231,6 +231,29 @@ pub async fn survives_restart(world: &mut World) {
     );
 }
 
+/// The host went down, and nothing is left of what ran: each container's next run is counted.
+pub async fn what_is_lost_runs_again(world: &mut World) {
+    let path = world.pod("lost", TERM, |_| {});
+    let filter = cri::v1::PodSandboxFilter::default;
+    for lost in 0..3 {
+        let pod = world.api.until(&path, "ready", ready).await;
+        let status = &pod["status"]["containerStatuses"][0];
+        assert_eq!(status["restartCount"], lost, "{status:#}");
+        if lost > 0 {
+            assert_eq!(status["lastState"]["terminated"]["reason"], "ContainerStatusUnknown", "{status:#}");
+        }
+        world.stop().await;
+        for sandbox in world.service.list_pod_sandboxes(filter()).await.unwrap() {
+            world.service.stop_pod_sandbox(&sandbox.id).await.unwrap();
+            world.service.remove_pod_sandbox(&sandbox.id).await.unwrap();
+        }
+        let id = status["containerID"].clone();
+        world.start();
+        let another = |pod: &Value| ready(pod) && pod["status"]["containerStatuses"][0]["containerID"] != id;
+        world.api.until(&path, "run again", another).await;
+    }
+}
+
 pub async fn static_pods(world: &mut World) {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "fixed" },

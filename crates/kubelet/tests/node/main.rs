@@ -36,6 +36,7 @@ fn main() {
         volumes_come_first,
         liveness_restarts,
         survives_restart,
+        what_is_lost_runs_again,
         static_pods,
         sidecars,
     ];
