@@ -135,7 +135,8 @@ const FORMER: &str = "tiphys.io/former-context";
 fn former(document: &Map<String, Value>, name: &str) -> String {
     let contexts = document.get("contexts").and_then(Value::as_array).into_iter().flatten();
     let context = contexts.into_iter().find(|context| context["name"] == name);
-    let extensions = context.and_then(|found| found["context"]["extensions"].as_array()).into_iter().flatten();
+    let extensions =
+        context.and_then(|found| found["context"]["extensions"].as_array()).into_iter().flatten();
     let kept = extensions.into_iter().find(|extension| extension["name"] == FORMER);
     kept.and_then(|kept| kept["extension"]["name"].as_str()).unwrap_or_default().to_owned()
 }

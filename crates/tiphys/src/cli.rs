@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -79,6 +80,11 @@ pub fn run(mut args: Vec<OsString>) -> ExitCode {
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // Help and version are no faults; clap knows where each goes.
+            let alone = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+            if alone {
+                // Nothing was asked for: the commands there are.
+                return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+            }
             if code == 0 {
                 return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
             }

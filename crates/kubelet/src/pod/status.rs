@@ -72,7 +72,45 @@ pub fn status(view: &View<'_>, host: &Host) -> PodStatus {
             .collect(),
     );
     let phase = phase(view, &status, before.phase.as_deref());
+    if matches!(phase, "Succeeded" | "Failed") {
+        end_all(inits.is_empty(), &mut status);
+    }
     with_end(view, status, phase)
+}
+
+/// A pod that is over waits for nothing: what is not known to have ended is told as lost. Before the pod was
+/// initialized its containers just never were.
+fn end_all(no_inits: bool, status: &mut PodStatus) {
+    let Some(mains) = &mut status.container_statuses else { return };
+    let begun = |one: &ContainerStatus| {
+        let last = one.last_state.as_ref().is_some_and(|last| last.terminated.is_some());
+        let now = one.state.as_ref().is_some_and(|now| now.running.is_some() || now.terminated.is_some());
+        last || now
+    };
+    if !no_inits && !mains.iter().any(begun) {
+        return;
+    }
+    for one in mains {
+        let waits = one.state.as_ref().is_none_or(|state| state.waiting.is_some());
+        if waits {
+            let message = "The container could not be located when the pod was terminated";
+            one.state = Some(lost(None, message));
+            one.ready = false;
+            one.started = Some(false);
+        }
+    }
+}
+
+/// The end of a container that nobody saw.
+fn lost(id: Option<String>, message: &str) -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        container_id: id,
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some(message.into()),
+        ..Default::default()
+    };
+    ContainerState { terminated: Some(terminated), ..Default::default() }
 }
 
 /// The status of a pod nothing of which was ever made.
@@ -187,17 +225,8 @@ impl Builder<'_> {
             return before.clone();
         }
         if let Some(id) = before.container_id.as_ref().filter(|_| state.running.is_some()) {
-            let lost = ContainerStateTerminated {
-                container_id: Some(id.clone()),
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".into()),
-                message: Some(
-                    "The container could not be located when the pod was deleted.  The container used to be Running"
-                        .into(),
-                ),
-                ..Default::default()
-            };
-            let lost = ContainerState { terminated: Some(lost), ..Default::default() };
+            let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+            let lost = lost(Some(id.clone()), message);
             // What runs once, and what ends, has come to its end; the rest runs again.
             if self.view.ending() || kind == Kind::Ephemeral {
                 return ContainerStatus {

@@ -234,6 +234,8 @@ pub async fn survives_restart(world: &mut World) {
 /// The host went down, and nothing is left of what ran: each container's next run is counted.
 pub async fn what_is_lost_runs_again(world: &mut World) {
     let path = world.pod("lost", TERM, |_| {});
+    let once = world.pod("once", TERM, |pod| pod["spec"]["restartPolicy"] = json!("Never"));
+    world.api.until(&once, "ready", ready).await;
     let filter = cri::v1::PodSandboxFilter::default;
     for lost in 0..3 {
         let pod = world.api.until(&path, "ready", ready).await;
@@ -252,6 +254,9 @@ pub async fn what_is_lost_runs_again(world: &mut World) {
         let another = |pod: &Value| ready(pod) && pod["status"]["containerStatuses"][0]["containerID"] != id;
         world.api.until(&path, "run again", another).await;
     }
+    let over = world.api.until(&once, "over", |pod| pod["status"]["phase"] == "Failed").await;
+    let ended = &over["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("ContainerStatusUnknown")));
 }
 
 pub async fn static_pods(world: &mut World) {

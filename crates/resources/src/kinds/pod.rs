@@ -29,7 +29,18 @@ impl registry::Strategy for Strategy {
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
         let qos = qos_class(object);
-        object.0.insert("status".into(), json!({"phase": "Pending", "qosClass": qos}));
+        let mut status = json!({"phase": "Pending", "qosClass": qos});
+        if At::of(object, "spec").len("schedulingGates") > 0 {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": null,
+                "lastTransitionTime": null,
+            }]);
+        }
+        object.0.insert("status".into(), status);
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
