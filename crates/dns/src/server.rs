@@ -12,7 +12,7 @@ use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use network::Event;
+use network::{Backoff, Event, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -68,7 +68,11 @@ struct Server {
     forwarder: Forwarder,
 }
 
-/// Serves the zone, and other names through `upstreams`, until cancelled.
+/// Serves the zone, and other names through `upstreams`, until cancelled. What fails on the way is one
+/// question's or one client's failure, or is tried again after a pause.
+///
+/// # Errors
+/// A socket has no address.
 pub async fn run(
     zone: Arc<Zone>,
     sockets: Sockets,
@@ -78,15 +82,19 @@ pub async fn run(
     let forwarder = Forwarder::new(&upstreams, &[sockets.local_addr()?]);
     let server = Arc::new(Server { zone, forwarder });
     let tasks = TaskTracker::new();
-    let result = tokio::select! {
-        () = cancelled.cancelled() => Ok(()),
-        error = udp(&server, &sockets.udp, &tasks, &cancelled) => Err(error),
-        error = tcp(&server, &sockets.tcp, &tasks, &cancelled) => Err(error),
-    };
-    cancelled.cancel();
+    let tcp = accept(sockets.tcp, TCP_CLIENTS, cancelled.clone(), |stream| {
+        let server = server.clone();
+        async move {
+            if let Err(error) = client(&server, stream).await {
+                tracing::debug!(%error, "a TCP client went away");
+            }
+        }
+    });
+    let udp = cancelled.run_until_cancelled(udp(&server, &sockets.udp, &tasks, &cancelled));
+    tokio::join!(tcp, udp);
     tasks.close();
     tasks.wait().await;
-    result
+    Ok(())
 }
 
 /// Keeps the zone as both watches say, until they end or it is cancelled.
@@ -112,16 +120,25 @@ async fn udp(
     socket: &Arc<UdpSocket>,
     tasks: &TaskTracker,
     cancelled: &CancellationToken,
-) -> io::Error {
+) {
     let mut buf = vec![0; usize::from(u16::MAX)];
     let waiting = Arc::new(Semaphore::new(WAITING));
+    let mut backoff = Backoff::default();
     loop {
         let (len, from) = match socket.recv_from(&mut buf).await {
             Ok(got) => got,
             // An ICMP error for an answer sent to somebody who is gone.
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => continue,
-            Err(e) => return e,
+            // The host lacks memory, or a network is down: names are asked for again, and so do we.
+            Err(error) => {
+                if backoff.is_fresh() {
+                    tracing::warn!(%error, "questions cannot be received; trying again");
+                }
+                tokio::time::sleep(backoff.failed()).await;
+                continue;
+            }
         };
+        backoff.succeeded();
         let Ok(request) = Message::from_vec(&buf[..len]) else { continue };
         if request.metadata.message_type != MessageType::Query {
             continue;
@@ -161,32 +178,6 @@ fn encode(response: &Message, limit: u16) -> Result<Vec<u8>, hickory_proto::Prot
         Ok(()) => Ok(bytes),
         // Not even the sections' beginnings fit: the question alone, to be asked again over TCP.
         Err(_) => response.truncate().to_vec(),
-    }
-}
-
-async fn tcp(
-    server: &Arc<Server>,
-    listener: &TcpListener,
-    tasks: &TaskTracker,
-    cancelled: &CancellationToken,
-) -> io::Error {
-    let clients = Arc::new(Semaphore::new(TCP_CLIENTS));
-    loop {
-        let Ok(permit) = clients.clone().acquire_owned().await else {
-            return io::Error::other("the semaphore of TCP clients was closed");
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(e) => return e,
-        };
-        let (server, cancelled) = (server.clone(), cancelled.clone());
-        tasks.spawn(cancelled.run_until_cancelled_owned(async move {
-            if let Err(error) = client(&server, stream).await {
-                tracing::debug!(%error, "a TCP client went away");
-            }
-            drop(permit);
-        }));
     }
 }
 

@@ -117,7 +117,7 @@ pub async fn run(
     until_stopped(Box::pin(crate::logs::rotate::keep(ctx.clone())));
     until_stopped(Box::pin(crate::gc::keep(ctx.clone())));
     if let Some(listening) = listening {
-        until_stopped(Box::pin(listening.serve(ctx.clone(), registry.clone())));
+        tasks.spawn(listening.serve(ctx.clone(), registry.clone()));
     }
     let (read, manifests) = oneshot::channel();
     if let Some(dir) = ctx.config.pod_manifest_path.clone() {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -12,8 +11,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use network::accept;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,23 +78,9 @@ async fn port_of(
     health: watch::Receiver<Health>,
     stop: CancellationToken,
 ) {
-    let (tasks, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!(%error, ?key, "a health check port");
-                continue;
-            }
-        };
-        let (key, health, stop) = (key.clone(), health.clone(), stop.clone());
-        tasks.spawn(async move {
-            let _permit = permit;
+    accept(listener, CONNECTIONS, stop, move |socket| {
+        let (key, health) = (key.clone(), health.clone());
+        async move {
             let service = service_fn(move |_: Request<Incoming>| {
                 let answer = answer(&key, health.borrow().get(&key));
                 async move { Ok::<_, Infallible>(answer) }
@@ -103,16 +89,12 @@ async fn port_of(
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .serve_connection(TokioIo::new(socket), service);
-            tokio::select! {
-                () = stop.cancelled() => {}
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a health check broke off");
-                },
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a health check broke off");
             }
-        });
-    }
-    tasks.close();
-    tasks.wait().await;
+        }
+    })
+    .await;
 }
 
 /// 200 while this node has endpoints of the Service, else 503.

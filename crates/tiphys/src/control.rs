@@ -10,6 +10,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Who may talk at once.
+const TALKS: usize = 64;
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Ask {
@@ -55,31 +58,14 @@ pub fn serve(
         _ => {}
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("listening on {}", path.display()))?;
-    let (inner, stop) = (tasks.clone(), stop.clone());
-    tasks.spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (service, stop) = (service.clone(), stop.clone());
-                    inner.spawn(async move {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            ended = converse(stream, service) => {
-                                if let Err(error) = ended {
-                                    tracing::debug!(%error, "a talk on the local socket broke off");
-                                }
-                            }
-                        }
-                    });
-                }
-                Err(error) => tracing::warn!(%error, "the local socket"),
+    tasks.spawn(network::accept(listener, TALKS, stop.clone(), move |stream| {
+        let service = service.clone();
+        async move {
+            if let Err(error) = converse(stream, service).await {
+                tracing::debug!(%error, "a talk on the local socket broke off");
             }
         }
-    });
+    }));
     Ok(())
 }
 

@@ -9,10 +9,11 @@ mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
@@ -23,6 +24,14 @@ use x509_parser::prelude::FromDer;
 use crate::config;
 use crate::context::Context;
 use crate::workers::Registry;
+
+/// Connections at once.
+const CONNECTIONS: usize = 1024;
+/// How long a caller may take over its TLS handshake, and over a request's head.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(30);
+/// HTTP/2: how long a caller may be silent before it is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Who asks: what a client certificate or a token says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,35 +95,33 @@ impl Listening {
     /// Serves until the kubelet stops.
     pub async fn serve(self, ctx: Arc<Context>, registry: Arc<Registry>) {
         let server = Arc::new(Server { ctx: ctx.clone(), registry, config: self.config });
-        loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, most likely: others will be closed meanwhile.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (server, acceptor, stop) = (server.clone(), self.acceptor.clone(), ctx.stop.clone());
-            ctx.tasks.spawn(async move {
-                stop.run_until_cancelled(connection(server, acceptor, stream)).await;
-            });
-        }
+        let acceptor = self.acceptor;
+        network::accept(self.listener, CONNECTIONS, ctx.stop.clone(), move |stream| {
+            connection(server.clone(), acceptor.clone(), stream)
+        })
+        .await;
     }
 }
 
 async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStream) {
-    let stream = match acceptor.accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "no TLS"),
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
+        Err(_) => return tracing::debug!("the TLS handshake took too long"),
     };
     let user = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(subject);
     let service = service_fn(move |request| {
         let (server, user) = (server.clone(), user.clone());
         async move { Ok::<_, std::convert::Infallible>(server.answer(request, user).await) }
     });
-    let builder = Builder::new(TokioExecutor::new());
+    // What TLS agreed on is taken at its word: looking for the version in what arrives would wait for ever for
+    // somebody who sends nothing.
+    let mut builder = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Builder::new(TokioExecutor::new()).http2_only(),
+        _ => Builder::new(TokioExecutor::new()).http1_only(),
+    };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(error, "a connection ended badly");
     }
