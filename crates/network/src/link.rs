@@ -281,8 +281,14 @@ impl Links {
     /// Does all steps; fails with the first refusal that the step does not tolerate (later steps may
     /// have been done).
     pub fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        self.attempt(changes)?.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Does what it can of the steps; gives the refusals that the steps do not tolerate.
+    pub fn attempt(&mut self, changes: &Changes) -> Result<Vec<Error>, Error> {
+        let mut refused = Vec::new();
         if changes.is_empty() {
-            return Ok(());
+            return Ok(refused);
         }
         for refusal in self.socket.request(&changes.writer)? {
             let step = changes.steps.get(refusal.message as usize - 1);
@@ -294,10 +300,10 @@ impl Links {
                 Tolerates::Absent => error.absent(),
             };
             if !tolerated {
-                return Err(error);
+                refused.push(error);
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     fn ask(&mut self, message: &RouteNetlinkMessage, what: &str) -> Result<Vec<RouteNetlinkMessage>, Error> {

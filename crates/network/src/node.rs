@@ -297,8 +297,9 @@ impl NodeNetwork {
         Ok(stale)
     }
 
-    /// Routes to the pods of exactly these nodes; changes only what differs.
-    pub fn set_peers(&self, peers: &[Peer]) -> Result<(), Error> {
+    /// Routes to the pods of exactly these nodes; changes only what differs. A route that the kernel refuses
+    /// (through an address that is nobody's neighbour, say) is no hindrance to the others; gives the refusals.
+    pub fn set_peers(&self, peers: &[Peer]) -> Result<Vec<NetlinkError>, Error> {
         let wanted: HashSet<(IpNet, IpAddr)> = peers
             .iter()
             .map(|p| (p.pod_cidr, p.node_ip))
@@ -316,7 +317,7 @@ impl NodeNetwork {
         for (to, via) in wanted.difference(&present) {
             changes.route(&Route::via(*to, *via));
         }
-        Ok(kernel.links.apply(&changes)?)
+        Ok(kernel.links.attempt(&changes)?)
     }
 
     fn peer_routes(&self, kernel: &mut Kernel) -> Result<HashSet<(IpNet, IpAddr)>, Error> {

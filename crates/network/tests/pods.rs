@@ -228,4 +228,14 @@ fn peers_are_routes() {
     assert_eq!(routes(), ["10.244.2.0/24 via 172.31.0.2", "10.244.3.0/24 via 172.31.0.3"]);
     node.network.set_peers(&[peer(3, 9), peer(4, 4)]).unwrap();
     assert_eq!(routes(), ["10.244.3.0/24 via 172.31.0.9", "10.244.4.0/24 via 172.31.0.4"]);
+    // Nobody's neighbour, and an address of the other family: the others get their routes all the same.
+    let far = Peer { pod_cidr: "10.244.5.0/24".parse().unwrap(), node_ip: "192.0.2.5".parse().unwrap() };
+    let mixed = Peer { pod_cidr: "10.244.6.0/24".parse().unwrap(), node_ip: "fd00::6".parse().unwrap() };
+    let refused = node.network.set_peers(&[far, peer(7, 7), mixed, peer(8, 8)]).unwrap();
+    assert_eq!(routes(), ["10.244.7.0/24 via 172.31.0.7", "10.244.8.0/24 via 172.31.0.8"]);
+    let mut refused: Vec<String> = refused.iter().map(|error| error.to_string()).collect();
+    refused.sort();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(refused[0].contains("10.244.5.0/24 via 192.0.2.5"), "{refused:?}");
+    assert!(refused[1].contains("10.244.6.0/24 via fd00::6"), "{refused:?}");
 }

@@ -1,10 +1,11 @@
 //! The node's pod network: open once the node has its share of addresses, routed to its peers, and with
 //! the cluster's names answered on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
@@ -13,9 +14,10 @@ use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Resource;
-use network::{Attach, Event, HostPort, LocalService, NodeId, NodeNetwork, Peer, Protocol};
+use network::{Attach, Backoff, Event, HostPort, LocalService, NodeId, NodeNetwork, Peer, Protocol};
 use runtime::SandboxNetwork;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +25,9 @@ use super::kubelet::host_resolv;
 use super::{Config, MTU, events};
 
 const DNS_PORT: u16 = 53;
+/// After how long routes that the kernel refused are tried again: at first, and at most.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// Told when the network is open.
 pub type Ready = watch::Sender<Option<Arc<NodeNetwork>>>;
@@ -79,10 +84,11 @@ pub async fn serve_names(
     dns::run(zone, sockets, host_resolv().upstreams(), stop).await.context("the DNS server")
 }
 
-/// Keeps a route to the pods of every other node.
+/// Keeps a route to the pods of every other node. What the kernel refuses hinders neither the other routes
+/// nor this node: it is told, and tried again with growing pauses.
 ///
 /// # Errors
-/// The kernel refuses a route.
+/// The watch of nodes ends.
 pub async fn follow_peers(
     network: Arc<NodeNetwork>,
     own: String,
@@ -91,27 +97,68 @@ pub async fn follow_peers(
 ) -> anyhow::Result<()> {
     let mut nodes = std::pin::pin!(events::<Node>(&informers));
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
+    let mut routes = Routes { network, refused: BTreeSet::new(), backoff: Backoff::new(RETRY, RETRY_MOST) };
     let mut synced = false;
+    // When to try again; there is nothing to try where there is none.
+    let mut again: Option<Instant> = None;
     loop {
+        let due = async {
+            match again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let event = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            event = nodes.next() => event.context("the watch of nodes ended")?,
+            event = nodes.next() => Some(event.context("the watch of nodes ended")?),
+            () = due => None,
         };
         let before = (synced, peers.clone());
+        let retried = event.is_none();
         match event {
-            Event::Synced => synced = true,
-            Event::Applied(node) => match peer(&node) {
+            None => {}
+            Some(Event::Synced) => synced = true,
+            Some(Event::Applied(node)) => match peer(&node) {
                 Some((name, peer)) if name != own => drop(peers.insert(name, peer)),
                 _ => {}
             },
-            Event::Deleted(node) => drop(peers.remove(&node.metadata.name.clone().unwrap_or_default())),
+            Some(Event::Deleted(node)) => {
+                peers.remove(&node.metadata.name.clone().unwrap_or_default());
+            }
         }
-        if synced && before != (synced, peers.clone()) {
-            let (network, peers) = (network.clone(), peers.values().cloned().collect::<Vec<_>>());
-            tokio::task::spawn_blocking(move || network.set_peers(&peers))
-                .await?
-                .context("routes to other nodes")?;
+        if synced && (retried || before != (synced, peers.clone())) {
+            let pause = routes.set(peers.values().cloned().collect()).await?;
+            again = pause.map(|pause| Instant::now() + pause);
         }
+    }
+}
+
+/// The routes to other nodes, and what the kernel has against them.
+struct Routes {
+    network: Arc<NodeNetwork>,
+    /// Told already.
+    refused: BTreeSet<String>,
+    backoff: Backoff,
+}
+
+impl Routes {
+    /// Sets them; how long to wait before the next attempt, where one is needed.
+    async fn set(&mut self, peers: Vec<Peer>) -> anyhow::Result<Option<Duration>> {
+        let network = self.network.clone();
+        let set = tokio::task::spawn_blocking(move || network.set_peers(&peers)).await?;
+        let refused: BTreeSet<String> = match set {
+            Ok(refused) => refused.iter().map(ToString::to_string).collect(),
+            Err(error) => BTreeSet::from([error.to_string()]),
+        };
+        for error in refused.difference(&self.refused) {
+            tracing::warn!(error, "no route to the pods of another node; trying again");
+        }
+        self.refused = refused;
+        if self.refused.is_empty() {
+            self.backoff.succeeded();
+            return Ok(None);
+        }
+        Ok(Some(self.backoff.failed()))
     }
 }
 
