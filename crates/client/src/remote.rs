@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Uri, header};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::Client;
 use kube::client::Body;
 use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig};
@@ -166,12 +167,8 @@ pub fn connect(
             Some(value)
         }
     };
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    let connector = Connector { tcp, tls: Arc::new(tls(server, credentials)?), name: server.name.clone() };
-    let http =
-        legacy::Client::builder(TokioExecutor::new()).http2_adaptive_window(true).build::<_, Body>(connector);
+    let tls = Arc::new(tls(server, credentials)?);
+    let http = transport(Connector::new(tls, server.name.clone(), &PATIENCE), &PATIENCE);
     let base = uri.into_parts();
     let service = tower::service_fn(move |mut request: Request<Body>| {
         let http = http.clone();
@@ -189,6 +186,19 @@ pub fn connect(
         }
     });
     Ok(Client::new(service, namespace))
+}
+
+/// Connections as they are needed, one with HTTP/2 where the server has it.
+fn transport(connector: Connector, patience: &Patience) -> legacy::Client<Connector, Body> {
+    legacy::Client::builder(TokioExecutor::new())
+        // Without timers hyper asks nobody whether they are still there, and keeps what nobody uses.
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(patience.silence)
+        .http2_keep_alive_timeout(patience.answer)
+        .http2_keep_alive_while_idle(true)
+        .build(connector)
 }
 
 fn tls(server: &Server, credentials: &Credentials) -> Result<rustls::ClientConfig, Error> {
@@ -213,12 +223,48 @@ fn tls(server: &Server, credentials: &Credentials) -> Result<rustls::ClientConfi
     Ok(config)
 }
 
+/// How long a server may leave us without a sign of life. A host that dies closes no connection: without
+/// these a watch would hang until TCP gives up, a quarter of an hour later.
+struct Patience {
+    /// Until it has taken the connection.
+    connect: Duration,
+    /// Until TLS is agreed on.
+    handshake: Duration,
+    /// Until a silent HTTP/2 connection is asked for a sign of life, and until that has to come.
+    silence: Duration,
+    answer: Duration,
+    /// The same for any connection, asked by the kernel.
+    keep_alive: Duration,
+}
+
+/// client-go's times.
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(30),
+    handshake: Duration::from_secs(10),
+    silence: Duration::from_secs(30),
+    answer: Duration::from_secs(15),
+    keep_alive: Duration::from_secs(30),
+};
+
 /// TCP, with TLS over it for `https`.
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector,
     tls: Arc<rustls::ClientConfig>,
     name: Option<String>,
+    handshake: Duration,
+}
+
+impl Connector {
+    fn new(tls: Arc<rustls::ClientConfig>, name: Option<String>, patience: &Patience) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(patience.connect));
+        tcp.set_keepalive(Some(patience.keep_alive));
+        tcp.set_keepalive_interval(Some(patience.keep_alive));
+        Self { tcp, tls, name, handshake: patience.handshake }
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -231,7 +277,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { tcp, tls, name } = self.clone();
+        let Self { tcp, tls, name, handshake } = self.clone();
         Box::pin(async move {
             let secure = uri.scheme_str() == Some("https");
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -240,7 +286,10 @@ impl Service<Uri> for Connector {
                 return Ok(TokioIo::new(Stream::Plain(stream)));
             }
             let name = ServerName::try_from(name.unwrap_or(host))?;
-            let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await?;
+            let connecting = tokio_rustls::TlsConnector::from(tls).connect(name, stream);
+            let stream = tokio::time::timeout(handshake, connecting)
+                .await
+                .map_err(|_| "the server took too long over the TLS handshake")??;
             Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
         })
     }
@@ -296,5 +345,66 @@ impl tokio::io::AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    const BRIEF: Duration = Duration::from_millis(20);
+
+    /// What a request to a server that goes silent `when` comes to.
+    async fn check(silent_before_tls: bool) -> String {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Keeps each connection open, and says nothing on it.
+        let silent = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                if silent_before_tls {
+                    kept.push(Stream::Plain(stream));
+                    continue;
+                }
+                let held = TlsAcceptor::from(Arc::new(config.clone())).accept(stream).await.unwrap();
+                std::future::pending::<()>().await;
+                drop(held);
+            }
+        });
+        let url = format!("https://localhost:{port}");
+        let server = Server { url: url.clone(), ca: made.cert.pem().into_bytes(), name: None };
+        let tls = Arc::new(tls(&server, &Credentials::default()).unwrap());
+        let long = Duration::from_secs(600);
+        let handshake = if silent_before_tls { BRIEF } else { long };
+        let patience = Patience { connect: long, handshake, silence: BRIEF, answer: BRIEF, keep_alive: long };
+        let http = transport(Connector::new(tls, None, &patience), &patience);
+        let request = Request::get(format!("{url}/watch")).body(Body::empty()).unwrap();
+        let failed = http.request(request).await.unwrap_err();
+        let mut error: &dyn std::error::Error = &failed;
+        while let Some(cause) = error.source() {
+            error = cause;
+        }
+        silent.abort();
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_goes_silent_is_given_up() {
+        assert_eq!(check(true).await, "the server took too long over the TLS handshake");
+        assert_eq!(check(false).await, "operation timed out");
     }
 }
