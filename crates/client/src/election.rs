@@ -62,7 +62,7 @@ enum Attempt {
 
 /// Waits for the lease, then runs `work` with a token that is cancelled when the lease is lost or
 /// `cancel` fires, and waits for it to end. The lease is given back at the end, so that the next
-/// instance need not wait. Returns when `cancel` fired or the lease was lost.
+/// instance need not wait. Returns when `cancel` fired, the lease was lost, or `work` ended by itself.
 pub async fn lead<F, W>(client: Client, config: Config, cancel: CancellationToken, work: F)
 where
     F: FnOnce(CancellationToken) -> W,
@@ -70,16 +70,8 @@ where
 {
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let mut observed: Option<Observed> = None;
-    loop {
-        match attempt(&api, &config, &mut observed).await {
-            Ok(true) => break,
-            Ok(false) => {}
-            Err(error) => tracing::debug!(lease = config.name, %error, "cannot acquire the lease"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(config.retry_period.mul_f64(1.0 + 0.2 * rand::random::<f64>())) => {}
-            () = cancel.cancelled() => return,
-        }
+    if cancel.run_until_cancelled(acquire(&api, &config, &mut observed)).await.is_none() {
+        return;
     }
     tracing::info!(lease = config.name, identity = config.identity, "leading");
     let leading = cancel.child_token();
@@ -87,8 +79,34 @@ where
         renew(&api, &config, &mut observed, &leading).await;
         leading.cancel();
     };
-    tokio::join!(work(leading.clone()), renewal);
-    release(&api, &config, observed).await;
+    let work = async {
+        work(leading.clone()).await;
+        // Whoever does nothing holds nothing: another instance may do better.
+        leading.cancel();
+    };
+    tokio::join!(work, renewal);
+    if observed.is_some_and(|seen| is_ours(&seen.lease, &config)) {
+        release(&api, &config).await;
+    }
+}
+
+fn is_ours(lease: &Lease, config: &Config) -> bool {
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref());
+    holder == Some(&config.identity)
+}
+
+/// Tries until the lease is ours. A server that does not answer is asked again after the renew deadline.
+async fn acquire(api: &Api<Lease>, config: &Config, observed: &mut Option<Observed>) {
+    loop {
+        match tokio::time::timeout(config.renew_deadline, attempt(api, config, observed)).await {
+            Ok(Ok(true)) => return,
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::debug!(lease = config.name, %error, "cannot acquire the lease"),
+            Err(_) => tracing::debug!(lease = config.name, "no answer about the lease"),
+        }
+        let pause = config.retry_period.mul_f64(1.0 + 0.2 * rand::random::<f64>());
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Renews until the token fires or the deadline passes without a success.
@@ -105,7 +123,9 @@ async fn renew(
             () = leading.cancelled() => return,
         }
         let deadline = renewed + config.renew_deadline;
-        match tokio::time::timeout_at(deadline, attempt(api, config, observed)).await {
+        let attempt = tokio::time::timeout_at(deadline, attempt(api, config, observed));
+        let Some(attempted) = leading.run_until_cancelled(attempt).await else { return };
+        match attempted {
             Ok(Ok(true)) => renewed = Instant::now(),
             Ok(Ok(false)) => {
                 tracing::error!(lease = config.name, "another instance took the lease");
@@ -184,19 +204,21 @@ fn plan(config: &Config, current: Option<Lease>, quiet: Duration, now: Timestamp
     Attempt::Update(Box::new(lease))
 }
 
-async fn release(api: &Api<Lease>, config: &Config, observed: Option<Observed>) {
-    let Some(Observed { mut lease, .. }) = observed else { return };
-    let Some(spec) = lease.spec.as_mut() else { return };
-    if spec.holder_identity.as_deref() != Some(&config.identity) {
-        return;
-    }
-    spec.holder_identity = Some(String::new());
-    spec.lease_duration_seconds = Some(1);
-    spec.renew_time = Some(MicroTime(Timestamp::now()));
-    let params = PostParams::default();
-    let put = api.replace(&config.name, &params, &lease);
+/// Gives the lease back, as it is now: a renewal that was broken off may have been done.
+async fn release(api: &Api<Lease>, config: &Config) {
+    let put = async {
+        let Some(mut lease) = api.get_opt(&config.name).await?.filter(|lease| is_ours(lease, config)) else {
+            return Ok(());
+        };
+        if let Some(spec) = lease.spec.as_mut() {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        api.replace(&config.name, &PostParams::default(), &lease).await.map(drop)
+    };
     match tokio::time::timeout(config.retry_period, put).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(lease = config.name, %error, "the lease was not given back"),
         Err(_) => tracing::debug!(lease = config.name, "the lease was not given back in time"),
     }
@@ -204,6 +226,14 @@ async fn release(api: &Api<Lease>, config: &Config, observed: Option<Observed>) 
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+
     use super::*;
 
     fn held_by(holder: &str) -> Option<Lease> {
@@ -236,5 +266,106 @@ mod tests {
         assert_eq!(check(held_by("other"), 14), None);
         assert_eq!(check(held_by("other"), 15), Some(("me".into(), 5)));
         assert_eq!(check(held_by(""), 0), Some(("me".into(), 5)));
+    }
+
+    /// A server of one lease, which keeps what is written and answers what `answers` lets through.
+    fn serve(
+        kept: Arc<Mutex<Option<Lease>>>,
+        answers: impl Fn(usize) -> bool + Send + Sync + 'static,
+        mut asked: impl FnMut(usize) + Send + 'static,
+    ) -> Client {
+        let answers = Arc::new(answers);
+        let mut count = 0;
+        let service = tower::service_fn(move |request: Request<Body>| {
+            count += 1;
+            asked(count);
+            let (kept, answers, number) = (kept.clone(), answers.clone(), count);
+            async move {
+                if !answers(number) {
+                    return std::future::pending().await;
+                }
+                let (parts, body) = request.into_parts();
+                if parts.method != Method::GET {
+                    let text = body.collect().await.unwrap().to_bytes();
+                    *kept.lock() = Some(serde_json::from_slice(&text).unwrap());
+                }
+                let (status, text) = match &*kept.lock() {
+                    Some(lease) => (200, serde_json::to_string(lease).unwrap()),
+                    None => (
+                        404,
+                        serde_json::to_string(&kube::core::Status::failure("", "NotFound").with_code(404))
+                            .unwrap(),
+                    ),
+                };
+                Ok::<_, Infallible>(
+                    Response::builder().status(status).body(Body::from(text.into_bytes())).unwrap(),
+                )
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Periods far apart, so that only what a test is about happens.
+    fn patient() -> Config {
+        let long = Duration::from_secs(600);
+        let config = Config::new("kube-system", "kube-scheduler", "me");
+        Config { renew_deadline: long, retry_period: long, ..config }
+    }
+
+    fn holder(kept: &Mutex<Option<Lease>>) -> String {
+        kept.lock().as_ref().unwrap().spec.as_ref().unwrap().holder_identity.clone().unwrap()
+    }
+
+    #[tokio::test]
+    async fn work_that_ends_gives_the_lease_back() {
+        let kept = Arc::new(Mutex::new(None));
+        let client = serve(kept.clone(), |_| true, |_| {});
+        let seen = kept.clone();
+        lead(client, patient(), CancellationToken::new(), async move |_| {
+            assert_eq!(holder(&seen), "me");
+        })
+        .await;
+        assert_eq!(holder(&kept), "");
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_does_not_keep_it_from_ending() {
+        let (kept, cancel) = (Arc::default(), CancellationToken::new());
+        let asked = cancel.clone();
+        let client = serve(kept, |_| false, move |_| asked.cancel());
+        lead(client, patient(), cancel, async |_| panic!("there is no lease")).await;
+    }
+
+    #[tokio::test]
+    async fn an_attempt_without_an_answer_is_made_again() {
+        let kept = Arc::new(Mutex::new(None));
+        let client = serve(kept.clone(), |number| number > 2, |_| {});
+        let brief = Duration::from_millis(20);
+        let config = Config { renew_deadline: brief, retry_period: brief, ..patient() };
+        acquire(&Api::namespaced(client, "kube-system"), &config, &mut None).await;
+        assert_eq!(holder(&kept), "me");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_without_an_answer_ends_with_the_token() {
+        let (kept, cancel) = (Arc::new(Mutex::new(None)), CancellationToken::new());
+        let asked = cancel.clone();
+        // Got and created; then the first renewal hangs, and what follows is answered.
+        let client = serve(
+            kept.clone(),
+            |number| number != 3,
+            move |number| {
+                if number == 3 {
+                    asked.cancel();
+                }
+            },
+        );
+        let api = Api::namespaced(client, "kube-system");
+        let mut observed = None;
+        acquire(&api, &patient(), &mut observed).await;
+        let soon = Config { retry_period: Duration::from_millis(1), ..patient() };
+        renew(&api, &soon, &mut observed, &cancel).await;
+        release(&api, &patient()).await;
+        assert_eq!(holder(&kept), "");
     }
 }
