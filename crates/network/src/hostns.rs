@@ -77,18 +77,24 @@ pub struct HostNetwork {
     ranges: Ranges,
     /// Where the namespaces are named, e.g. `/run/tiphys/NAME/netns`.
     dir: PathBuf,
+    host_dir: PathBuf,
     links: Links,
     nft: Client,
-    former: std::collections::BTreeMap<String, String>,
 }
 
 impl HostNetwork {
     /// Makes the cluster's bridge, the host's address on it and the masquerading, or takes over what is
-    /// there.
-    pub fn open(cluster: &str, ranges: Ranges, dir: impl Into<PathBuf>) -> Result<Self, Error> {
-        let former = sysctl::set(&[("net.ipv4.ip_forward", "1")])?;
-        let (links, nft, dir) = (Links::new()?, Client::new()?, dir.into());
-        let mut host = Self { name: cluster.into(), ranges, dir, links, nft, former };
+    /// there. Namespaces are named in `dir`; `host_dir` is as in [`crate::Config`].
+    pub fn open(
+        cluster: &str,
+        ranges: Ranges,
+        dir: impl Into<PathBuf>,
+        host_dir: impl Into<PathBuf>,
+    ) -> Result<Self, Error> {
+        let (links, nft, dir, host_dir) = (Links::new()?, Client::new()?, dir.into(), host_dir.into());
+        let mut host = Self { name: cluster.into(), ranges, dir, host_dir, links, nft };
+        fs::create_dir_all(&host.dir).map_err(|source| Error::State { path: host.dir.clone(), source })?;
+        sysctl::hold(&host.host_dir, &host.dir, &[("net.ipv4.ip_forward", "1")])?;
         let mut changes = Changes::new();
         changes.bridge(&host.bridge(), MTU);
         host.links.apply(&changes)?;
@@ -189,8 +195,8 @@ impl HostNetwork {
         Ok(netns::unbind(self.dir.join(node))?)
     }
 
-    /// Removes every node, the bridge with its routes, the rules, and puts forwarding back as this handle
-    /// found it.
+    /// Removes every node, the bridge with its routes, the rules, and puts forwarding back as it was before the
+    /// first cluster on this host, unless others still need it.
     pub fn remove_all(mut self) -> Result<(), Error> {
         for node in names_in(&self.dir)? {
             self.delete_node(&node)?;
@@ -201,7 +207,7 @@ impl HostNetwork {
         let mut batch = Batch::new(self.table());
         batch.remove_table();
         self.nft.apply(&batch)?;
-        sysctl::restore(&self.former)?;
+        sysctl::release(&self.host_dir, &self.dir)?;
         match fs::remove_dir(&self.dir) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::State { path: self.dir, source })

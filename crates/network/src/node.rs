@@ -1,6 +1,6 @@
 //! One node's network: attaching sandboxes, routes to other nodes, and leaving no trace.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -62,8 +62,10 @@ pub enum Error {
 pub struct Config {
     /// Names everything on the host.
     pub id: NodeId,
-    /// Where addresses and former settings are kept. Survives restarts; may go on reboot.
+    /// Where addresses are kept. Survives restarts; may go on reboot.
     pub state_dir: PathBuf,
+    /// Where all that share this host keep which kernel settings they hold; may go on reboot.
+    pub host_dir: PathBuf,
     /// The node's share of the cluster's pod addresses.
     pub pod_cidr: IpNet,
     /// What pods reach without masquerading: the addresses of all pods.
@@ -134,14 +136,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl NodeNetwork {
     /// The network that an earlier run opened with this directory, if one did: for who wants to remove it.
     pub fn reopen(state_dir: &Path) -> Result<Option<Self>, Error> {
-        let path = config_file(state_dir);
-        let failed = |source| Error::State { path: path.clone(), source };
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(failed)?,
-        };
-        let config: Config = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
-        Self::open(Config { state_dir: state_dir.to_owned(), ..config }).map(Some)
+        kept(state_dir)?.map(Self::open).transpose()
+    }
+
+    /// Lets go of the kernel settings of a network whose namespace is gone, and all the rest with it.
+    pub fn forget(state_dir: &Path) -> Result<(), Error> {
+        match kept(state_dir)? {
+            Some(config) => Ok(sysctl::release(&config.host_dir, &config.state_dir)?),
+            None => Ok(()),
+        }
     }
 
     /// Opens the node's network: settings, gateway address, table and what earlier runs attached.
@@ -149,12 +152,12 @@ impl NodeNetwork {
         let addresses = Addresses::open(config.state_dir.join("addresses"), config.pod_cidr)?;
         // Before the first change, so that whatever is made can be found again.
         keep(config_file(&config.state_dir), &config)?;
-        let former = sysctl::set(&[
+        let settings = [
             ("net.ipv4.ip_forward", "1"),
             // Host ports answer on 127.0.0.1 too; the table keeps everybody else from loopback addresses.
             ("net.ipv4.conf.all.route_localnet", "1"),
-        ])?;
-        remember_settings(&config.state_dir, former)?;
+        ];
+        sysctl::hold(&config.host_dir, &config.state_dir, &settings)?;
         let mut links = Links::new()?;
         let gateway = addresses.gateway();
         let loopback = links.index_of("lo")?;
@@ -340,8 +343,8 @@ impl NodeNetwork {
         Ok(())
     }
 
-    /// Removes every trace: links, routes, rules, addresses, records; former settings come back. Must run
-    /// in the node's network namespace.
+    /// Removes every trace: links, routes, rules, addresses, records; former settings come back, unless others
+    /// here need ours. Must run in the node's network namespace.
     pub fn remove_all(self) -> Result<(), Error> {
         let mut kernel = locked(&self.kernel);
         kernel.nft.apply(&self.rules.remove())?;
@@ -360,17 +363,9 @@ impl NodeNetwork {
         changes.delete_address(loopback, self.gateway.into());
         kernel.links.apply(&changes)?;
         drop(kernel);
-        let state = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| Error::State { path, source }
-        };
-        let path = settings_file(&self.config.state_dir);
-        if let Ok(text) = fs::read(&path) {
-            let former: BTreeMap<String, String> =
-                serde_json::from_slice(&text).map_err(|e| state(&path)(e.into()))?;
-            sysctl::restore(&former)?;
-        }
-        fs::remove_dir_all(&self.config.state_dir).map_err(state(&self.config.state_dir))
+        let Config { host_dir, state_dir, .. } = self.config;
+        sysctl::release(&host_dir, &state_dir)?;
+        fs::remove_dir_all(&state_dir).map_err(|source| Error::State { path: state_dir, source })
     }
 }
 
@@ -390,25 +385,25 @@ fn check_host_ports(addresses: &Addresses, request: &Attach<'_>) -> Result<(), E
     Ok(())
 }
 
-fn settings_file(state_dir: &Path) -> PathBuf {
-    state_dir.join("settings.json")
-}
-
 fn config_file(state_dir: &Path) -> PathBuf {
     state_dir.join("config.json")
+}
+
+/// What an earlier run was opened with, if there was one.
+fn kept(state_dir: &Path) -> Result<Option<Config>, Error> {
+    let path = config_file(state_dir);
+    let failed = |source| Error::State { path: path.clone(), source };
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(failed)?,
+    };
+    let config: Config = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    Ok(Some(Config { state_dir: state_dir.to_owned(), ..config }))
 }
 
 fn keep(path: PathBuf, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).map_err(io::Error::from);
     text.and_then(|text| fs::write(&path, text)).map_err(|source| Error::State { path, source })
-}
-
-/// Keeps the values from before the first change; later runs find our own values and change nothing.
-fn remember_settings(state_dir: &Path, former: BTreeMap<String, String>) -> Result<(), Error> {
-    if former.is_empty() {
-        return Ok(());
-    }
-    keep(settings_file(state_dir), &former)
 }
 
 /// A pod's hardware address, from its IP address.

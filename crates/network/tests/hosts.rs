@@ -10,6 +10,8 @@ use network::link::Links;
 use network::netns::{self, Namespace};
 use network::{Attach, Config, NodeId, NodeNetwork, Peer};
 
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
 /// Who `from` is seen as by a server at `at` in `to`.
 fn seen(from: &Namespace, to: &Namespace, at: SocketAddr) -> String {
     let listener = to.run(|| TcpListener::bind(("0.0.0.0", at.port())).unwrap()).unwrap();
@@ -31,19 +33,20 @@ fn seen(from: &Namespace, to: &Namespace, at: SocketAddr) -> String {
 
 #[test]
 fn nodes_are_namespaces_that_reach_each_others_pods() {
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let host = Namespace::anonymous().unwrap();
     let (mut first, ranges) = host
         .run(|| {
+            std::fs::write(FORWARDING, "0").unwrap();
             let ranges = free_ranges(&mut Links::new().unwrap(), &[]).unwrap().unwrap();
-            (HostNetwork::open("one", ranges.clone(), dir.path().join("one")).unwrap(), ranges)
+            (HostNetwork::open("one", ranges.clone(), dir.path().join("one"), shared.path()).unwrap(), ranges)
         })
         .unwrap();
     let (second, others) = host
         .run(|| {
             let ranges = free_ranges(&mut Links::new().unwrap(), std::slice::from_ref(&ranges.pods));
             let ranges = ranges.unwrap().unwrap();
-            (HostNetwork::open("two", ranges.clone(), dir.path().join("two")).unwrap(), ranges)
+            (HostNetwork::open("two", ranges.clone(), dir.path().join("two"), shared.path()).unwrap(), ranges)
         })
         .unwrap();
     assert_ne!((ranges.nodes, ranges.pods), (others.nodes, others.pods));
@@ -57,6 +60,7 @@ fn nodes_are_namespaces_that_reach_each_others_pods() {
         let config = Config {
             id: NodeId::new(&format!("one-n{n}")),
             state_dir: dir.path().join(format!("state-{n}")),
+            host_dir: shared.path().into(),
             pod_cidr,
             cluster_cidrs: vec![ranges.pods],
             service_cidrs: vec![ranges.services],
@@ -90,11 +94,18 @@ fn nodes_are_namespaces_that_reach_each_others_pods() {
     }
     host.run(|| {
         second.remove_all().unwrap();
-        first.remove_all().unwrap();
+        assert_eq!(std::fs::read_to_string(FORWARDING).unwrap().trim(), "1");
+        // As `down` does, in another process than `up`.
+        drop(first);
+        let first = HostNetwork::open("one", ranges.clone(), dir.path().join("one"), shared.path());
+        first.unwrap().remove_all().unwrap();
+        assert_eq!(std::fs::read_to_string(FORWARDING).unwrap().trim(), "0");
         let mut links = Links::new().unwrap();
         assert_eq!(links.links().unwrap().iter().filter(|l| l.name.starts_with("tp")).count(), 0);
         assert!(links.routes().unwrap().is_empty());
     })
     .unwrap();
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    for dir in [&dir, &shared] {
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -22,6 +22,7 @@ fn config(dir: &Path) -> Config {
     Config {
         id: NodeId::new("test-n1"),
         state_dir: dir.join("network"),
+        host_dir: dir.join("host"),
         pod_cidr: "10.244.1.0/24".parse().unwrap(),
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
@@ -150,6 +151,34 @@ fn attaching_is_quick_and_idempotent_and_detaching_leaves_nothing() {
         })
         .unwrap();
     assert!(!node.dir.path().join("network").exists());
+}
+
+#[test]
+fn a_node_that_goes_leaves_forwarding_to_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    Namespace::anonymous()
+        .unwrap()
+        .run(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+            let (first, second) = (config(dir.path()), config(dir.path()));
+            let first = NodeNetwork::open(first).unwrap();
+            let second = NodeNetwork::open(Config {
+                id: NodeId::new("other-n1"),
+                state_dir: dir.path().join("other"),
+                pod_cidr: "10.245.1.0/24".parse().unwrap(),
+                cluster_cidrs: vec!["10.245.0.0/16".parse().unwrap()],
+                service_cidrs: vec!["10.97.0.0/16".parse().unwrap()],
+                node_ip: "10.245.1.1".parse().unwrap(),
+                ..second
+            })
+            .unwrap();
+            first.remove_all().unwrap();
+            assert_eq!(forwarding().trim(), "1");
+            second.remove_all().unwrap();
+            assert_eq!(forwarding().trim(), "0");
+        })
+        .unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("host")).unwrap().count(), 0);
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl Cluster {
                 NodeNetwork::open(network::Config {
                     id: NodeId::new("test"),
                     state_dir: dir.path().join("network"),
+                    host_dir: dir.path().join("host"),
                     pod_cidr: "10.244.1.0/24".parse().unwrap(),
                     cluster_cidrs: config().cluster_cidrs,
                     service_cidrs: config().service_cidrs,

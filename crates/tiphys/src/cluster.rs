@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where every cluster's state is, one directory a name.
 const STATE: &str = "/var/lib/tiphys";
-/// What lives while it runs.
-const RUN: &str = "/run/tiphys";
+/// What lives while it runs. What all clusters on this host share is here too, wherever `TIPHYS_RUN` has the
+/// rest.
+pub const RUN: &str = "/run/tiphys";
 
 /// A cluster's name: part of the names of links, tables and directories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use lifecycle::kubeconfig::{self, Credentials, Entry};
 use lifecycle::pki::{Pair, Pki, Request};
 use network::hostns::HostNetwork;
 
-use crate::cluster::{Name, Settings};
+use crate::cluster::{Name, RUN, Settings};
 use crate::server;
 
 /// Makes the bridge and the namespaces, or finds them. A cluster of one node needs none.
@@ -18,8 +18,8 @@ use crate::server;
 pub fn connect(name: &Name, settings: &Settings) -> anyhow::Result<()> {
     let Some(ranges) = settings.ranges() else { return Ok(()) };
     let directory = name.namespaces();
-    std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-    let mut host = HostNetwork::open(name.as_str(), ranges, directory).context("the bridge of the nodes")?;
+    let mut host =
+        HostNetwork::open(name.as_str(), ranges, directory, RUN).context("the bridge of the nodes")?;
     for (index, node) in settings.nodes.iter().enumerate().skip(1) {
         let index = u8::try_from(index).context("a node's number")?;
         host.create_node(&node.name, index).with_context(|| format!("the network of node {}", node.name))?;
@@ -33,8 +33,8 @@ pub fn connect(name: &Name, settings: &Settings) -> anyhow::Result<()> {
 /// The kernel refuses.
 pub fn disconnect(name: &Name, settings: &Settings) -> anyhow::Result<()> {
     let Some(ranges) = settings.ranges() else { return Ok(()) };
-    let host =
-        HostNetwork::open(name.as_str(), ranges, name.namespaces()).context("the bridge of the nodes")?;
+    let host = HostNetwork::open(name.as_str(), ranges, name.namespaces(), RUN)
+        .context("the bridge of the nodes")?;
     host.remove_all().context("removing the bridge of the nodes")
 }
 

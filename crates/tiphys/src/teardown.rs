@@ -26,8 +26,8 @@ pub async fn node(id: &str, place: Place) -> anyhow::Result<()> {
     let (state, table) = (paths.network(), proxy_table(id));
     tokio::task::spawn_blocking(move || match place.namespace {
         None => network_here(&state, &table),
-        // A namespace that is gone has taken its network with it.
-        Some(path) if !path.exists() => Ok(()),
+        // A namespace that is gone has taken its network with it, except for what is written about it.
+        Some(path) if !path.exists() => Ok(NodeNetwork::forget(&state)?),
         Some(path) => Namespace::open(&path)?.run(|| network_here(&state, &table))?,
     })
     .await??;

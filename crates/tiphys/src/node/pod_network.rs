@@ -48,6 +48,7 @@ pub async fn open(
     let settings = network::Config {
         id: NodeId::new(&config.id),
         state_dir: config.paths.network(),
+        host_dir: crate::cluster::RUN.into(),
         pod_cidr,
         cluster_cidrs: vec![config.cluster_cidr],
         service_cidrs: vec![config.service_cidr],
