@@ -10,6 +10,8 @@ use clap::Args;
 use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
 
+use crate::claim::Claim;
+use crate::cluster::Place;
 use crate::{cluster, control, node, server};
 
 /// What the kubelet is told, under upstream's names of flags.
@@ -150,9 +152,13 @@ async fn serve(flags: KubeletFlags, proxy: Option<kube::Client>) -> anyhow::Resu
     server::check_host()?;
     let stop = crate::cli::stop_on_signal()?;
     let tasks = TaskTracker::new();
-    for directory in [&flags.root_dir, &flags.run_dir] {
-        std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    }
+    std::fs::create_dir_all(&flags.root_dir)
+        .with_context(|| format!("making {}", flags.root_dir.display()))?;
+    let claim = Claim::take(&Place {
+        state: flags.root_dir.clone(),
+        run: flags.run_dir.clone(),
+        namespace: flags.network_namespace.clone(),
+    })?;
     let kubelet = client::remote::from_kubeconfig(&flags.kubeconfig, "kubelet")?;
     let clients = node::Clients { kubelet, proxy };
     let config = flags.config()?;
@@ -164,10 +170,7 @@ async fn serve(flags: KubeletFlags, proxy: Option<kube::Client>) -> anyhow::Resu
         control::serve(&flags.run_dir, service.clone(), &tasks, &stop)?;
         Some(service)
     };
-    let pid = flags.run_dir.join("server.pid");
-    std::fs::write(&pid, std::process::id().to_string())
-        .with_context(|| format!("writing {}", pid.display()))?;
     stop.cancelled().await;
     server::end(tasks, service, stop).await;
-    std::fs::remove_file(&pid).with_context(|| format!("removing {}", pid.display()))
+    claim.release()
 }

@@ -9,6 +9,7 @@
 mod agent;
 mod apiserver;
 mod bootstrap;
+mod claim;
 mod cli;
 mod cluster;
 mod components;

@@ -14,6 +14,7 @@ use lifecycle::pki::{Pki, Request};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::claim::Claim;
 use crate::cluster::{self, Name, NodeSettings, Settings};
 use crate::control_plane::{self, ControlPlane};
 use crate::{apiserver, control, controllers, node};
@@ -189,9 +190,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = crate::cli::stop_on_signal()?;
     let settings = settings(&flags, None)?;
     let name = &flags.name;
-    let run_dir = name.run();
-    std::fs::create_dir_all(&run_dir).with_context(|| format!("making {}", run_dir.display()))?;
     let (node, place) = (settings.first(), name.place(&settings, 0));
+    let claim = Claim::take(&place)?;
     let tasks = TaskTracker::new();
     let store = apiserver::open_store(Some(&name.state().join("store"))).await?;
     let pki = Arc::new(Pki::open(&name.state().join("pki"), SystemTime::now())?);
@@ -238,7 +238,6 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         });
     }
     write_kubeconfig(name, &settings, &pki)?;
-    std::fs::write(place.pid_path(), std::process::id().to_string())?;
     controllers::start(&plane, &pki, &settings, &tasks, &stop);
     let request = Request::kubelet_serving(&node.name, &[node.ip]);
     let serving = pki.ensure(&request, SystemTime::now())?;
@@ -273,8 +272,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     control::serve(&name.run(), service.clone(), &tasks, &stop)?;
     stop.cancelled().await;
     end(tasks, Some(service), stop).await;
-    std::fs::remove_file(place.pid_path())?;
-    Ok(())
+    claim.release()
 }
 
 /// Lets everything come to its end, the embedded runtime where there is one too; pods stay.

@@ -1,9 +1,11 @@
 //! `tiphys up`, `down`, `status`, `kubeconfig`, `image`: a cluster on this host, as a user means it.
 
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -13,10 +15,12 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Resource;
 use kube::api::Api;
 use lifecycle::kubeconfig;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::task::JoinSet;
 
+use crate::claim::holder;
 use crate::cluster::{Name, Place, Settings};
 use crate::control::{self, Answer, Ask};
 use crate::nodes;
@@ -99,15 +103,6 @@ enum ImageCommand {
     },
 }
 
-/// The process of a server or an agent that runs at a place.
-fn running(place: &Place) -> Option<Pid> {
-    let pid: i32 = std::fs::read_to_string(place.pid_path()).ok()?.trim().parse().ok()?;
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    // A pid may have been given to another program since.
-    let ours = exe.file_name().is_some_and(|f| f.to_string_lossy().starts_with("tiphys"));
-    ours.then(|| Pid::from_raw(pid))
-}
-
 pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
     let start = Instant::now();
     server::check_host()?;
@@ -115,7 +110,7 @@ pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
     let flags = &flags.server;
     let settings = server::settings(flags, count)?;
     let places: Vec<Place> = (0..settings.nodes.len()).map(|index| name.place(&settings, index)).collect();
-    if places.iter().all(|place| running(place).is_some()) {
+    if all_run(&places)? {
         println!("cluster {name} is up already");
         return status(&NameFlag { name: name.clone() }).await;
     }
@@ -148,6 +143,15 @@ pub async fn up(flags: UpFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn all_run(places: &[Place]) -> anyhow::Result<bool> {
+    for place in places {
+        if holder(place)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Starts what does not run, and waits until every node is ready.
 async fn start_all(
     flags: &server::Flags,
@@ -156,7 +160,7 @@ async fn start_all(
     processes: &mut JoinSet<anyhow::Error>,
 ) -> anyhow::Result<()> {
     let name = &flags.name;
-    if running(&places[0]).is_none() {
+    if holder(&places[0])?.is_none() {
         // A kubeconfig of an earlier run would be taken for this one's sign of life.
         match std::fs::remove_file(name.kubeconfig()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -167,7 +171,7 @@ async fn start_all(
     }
     unless_ended(processes, appears(&name.kubeconfig())).await??;
     for (index, place) in places.iter().enumerate().skip(1) {
-        if running(place).is_none() {
+        if holder(place)?.is_none() {
             launch(nodes::agent(name, settings, index, flags)?, place, processes)?;
         }
     }
@@ -275,7 +279,7 @@ pub async fn status(flags: &NameFlag) -> anyhow::Result<()> {
     let Some(settings) = Settings::read(&name.settings_path())? else {
         bail!("there is no cluster {name}; make one with `tiphys up`");
     };
-    let Some(pid) = running(&name.place(&settings, 0)) else {
+    let Some(pid) = holder(&name.place(&settings, 0))? else {
         bail!("cluster {name} is down; start it with `tiphys up`");
     };
     let client = client_of(name)?;
@@ -284,8 +288,10 @@ pub async fn status(flags: &NameFlag) -> anyhow::Result<()> {
     for node in nodes.list(&kube::api::ListParams::default()).await?.items {
         let ready = if is_ready(&node) { "Ready" } else { "NotReady" };
         let node = node.metadata.name.unwrap_or_default();
-        let place = settings.nodes.iter().position(|one| one.name == node);
-        let stopped = place.is_some_and(|index| running(&name.place(&settings, index)).is_none());
+        let stopped = match settings.nodes.iter().position(|one| one.name == node) {
+            Some(index) => holder(&name.place(&settings, index))?.is_none(),
+            None => false,
+        };
         // The API believes in a node for a while after it was last heard of.
         let ready = if stopped { "its agent has ended; start it with `tiphys up`" } else { ready };
         println!("node {node}: {ready}");
@@ -306,7 +312,7 @@ pub fn kubeconfig(flags: &NameFlag) -> anyhow::Result<()> {
 pub async fn reset(flags: ResetFlags) -> anyhow::Result<()> {
     server::check_host()?;
     let place = Place { state: flags.root_dir, run: flags.run_dir, namespace: flags.network_namespace };
-    if let Some(pid) = running(&place) {
+    if let Some(pid) = holder(&place)? {
         bail!("--run-dir {}: process {pid} runs there; stop it first", place.run.display());
     }
     let id = match flags.id {
@@ -323,9 +329,8 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
         println!("there is no cluster {name}");
         return Ok(());
     };
-    let places = (0..settings.nodes.len()).map(|index| name.place(&settings, index));
-    let ended = places.filter_map(|place| running(&place)).map(terminate);
-    futures::future::try_join_all(ended).await?;
+    let places: Vec<Place> = (0..settings.nodes.len()).map(|index| name.place(&settings, index)).collect();
+    futures::future::try_join_all(places.iter().map(terminate)).await?;
     for index in 0..settings.nodes.len() {
         crate::teardown::node(&settings.node_id(name, index), name.place(&settings, index)).await?;
     }
@@ -353,25 +358,48 @@ fn remove_dir(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Ends a server and waits for its end.
-async fn terminate(pid: Pid) -> anyhow::Result<()> {
-    let raw = rustix::process::Pid::from_raw(pid.as_raw()).context("a pid")?;
-    let handle = match rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) {
-        Ok(handle) => handle,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error).context("following the server"),
-    };
-    kill(pid, Signal::SIGTERM).context("ending the server")?;
-    let exited = tokio::task::spawn_blocking(move || -> rustix::io::Result<bool> {
-        let patience = rustix::time::Timespec { tv_sec: TERMINATION.as_secs().cast_signed(), tv_nsec: 0 };
-        let mut polled = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-        Ok(rustix::event::poll(&mut polled, Some(&patience))? > 0)
-    })
-    .await??;
-    if !exited {
-        kill(pid, Signal::SIGKILL).context("ending the server by force")?;
+/// Ends the server or agent at a place, by force where it does not come to an end, and waits for its end.
+async fn terminate(place: &Place) -> anyhow::Result<()> {
+    let Some((pid, handle)) = follow(place)? else { return Ok(()) };
+    let handle = Arc::new(handle);
+    for signal in [Signal::TERM, Signal::KILL] {
+        match rustix::process::pidfd_send_signal(&*handle, signal) {
+            // It has ended by itself.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("ending process {pid}")),
+        }
+        let handle = handle.clone();
+        if tokio::task::spawn_blocking(move || ends(&handle)).await?.context("following the server")? {
+            return Ok(());
+        }
     }
-    Ok(())
+    bail!(
+        "process {pid} did not end within {TERMINATION:?} of being killed; see what holds it, then try again"
+    )
+}
+
+/// Waits for a process' end; whether it came in time.
+fn ends(handle: &OwnedFd) -> rustix::io::Result<bool> {
+    let patience = rustix::time::Timespec { tv_sec: TERMINATION.as_secs().cast_signed(), tv_nsec: 0 };
+    let mut polled = [PollFd::new(handle, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut polled, Some(&patience))? > 0)
+}
+
+/// The process at a place, and a handle that means it and no other, even if its pid is given again.
+fn follow(place: &Place) -> anyhow::Result<Option<(Pid, OwnedFd)>> {
+    while let Some(pid) = holder(place)? {
+        let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            // It has just ended.
+            Err(Errno::SRCH) => continue,
+            Err(error) => return Err(error).context("following the server"),
+        };
+        // As long as it holds the place it lives, so the handle is its own.
+        if holder(place)? == Some(pid) {
+            return Ok(Some((pid, handle)));
+        }
+    }
+    Ok(None)
 }
 
 /// The runtimes of a cluster's nodes, by their local sockets' directories.
