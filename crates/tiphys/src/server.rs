@@ -14,7 +14,7 @@ use lifecycle::pki::{Pki, Request};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::claim::Claim;
+use crate::claim::{Claim, holder};
 use crate::cluster::{self, Name, NodeSettings, Settings};
 use crate::control_plane::{self, ControlPlane};
 use crate::{apiserver, control, controllers, node};
@@ -70,8 +70,12 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
                 "cluster {name} was made with --nodes {has}; `tiphys down --name {name} --purge` starts over"
             );
         }
-        agree(flags, &kept)?;
-        return Ok(kept);
+        let mut runs = false;
+        for index in 0..kept.nodes.len() {
+            runs |= holder(&flags.name.place(&kept, index))?.is_some();
+        }
+        agree(flags, &kept, runs)?;
+        return if runs { Ok(kept) } else { reopened(flags, kept) };
     }
     let (ranges, count) = (free_ranges()?, count.unwrap_or(1));
     if count > 1 && flags.node_ip.is_some() {
@@ -83,8 +87,7 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
     };
     let settings = Settings {
         api_port: match flags.api_port {
-            Some(port) if free_port(port)? == port => port,
-            Some(port) => bail!("--api-port {port}: another program has it; choose another, or leave it out"),
+            Some(port) => asked_port("--api-port", Ipv4Addr::UNSPECIFIED, port)?,
             None => free_port(6443)?,
         },
         pod_cidr: flags.pod_cidr.unwrap_or(ranges.pods),
@@ -93,11 +96,7 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
         node_cidr: (count > 1).then_some(ranges.nodes),
         nodes: nodes(flags, count, &node_name, &ranges)?,
     };
-    for (flag, port) in [("--insecure-port", flags.insecure_port), ("--etcd-port", flags.etcd_port)] {
-        if port != 0 && free_port(port)? != port {
-            bail!("{flag} {port}: another program has it; choose another, or leave it out");
-        }
-    }
+    other_ports(flags)?;
     let (pods, services) = (settings.pod_cidr, settings.service_cidr);
     if pods.contains(&services.network()) || services.contains(&pods.network()) {
         bail!("--pod-cidr {pods} and --service-cidr {services} overlap; choose ranges that are apart");
@@ -108,14 +107,46 @@ pub fn settings(flags: &Flags, count: Option<u8>) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-/// Refuses flags that ask for other settings than the cluster was made with.
-fn agree(flags: &Flags, kept: &Settings) -> anyhow::Result<()> {
+/// The settings of a cluster that is down and is to come up again: at other ports where it is asked to, or where
+/// nobody was told of the port and another program has it by now.
+fn reopened(flags: &Flags, mut kept: Settings) -> anyhow::Result<Settings> {
+    let before = (kept.api_port, kept.nodes[0].kubelet_port);
+    let port = flags.api_port.unwrap_or(kept.api_port);
+    if free_port(port)? != port {
+        bail!("port {port} of the API is another program's by now; choose another with --api-port");
+    }
+    kept.api_port = port;
+    // The first node is on the host; the others have networks of their own.
+    kept.nodes[0].kubelet_port = free_port(before.1)?;
+    other_ports(flags)?;
+    if (kept.api_port, kept.nodes[0].kubelet_port) != before {
+        kept.write(&flags.name.settings_path())?;
+    }
+    Ok(kept)
+}
+
+/// Whether the ports of this run alone are to be had.
+fn other_ports(flags: &Flags) -> anyhow::Result<()> {
+    let asked = [("--insecure-port", flags.insecure_port), ("--etcd-port", flags.etcd_port)];
+    let asked = asked.into_iter().filter(|(_, port)| *port != 0);
+    asked.map(|(flag, port)| asked_port(flag, Ipv4Addr::LOCALHOST, port)).try_for_each(|port| port.map(drop))
+}
+
+fn asked_port(flag: &str, at: Ipv4Addr, port: u16) -> anyhow::Result<u16> {
+    if std::net::TcpListener::bind((at, port)).is_err() {
+        bail!("{flag} {port}: another program has it; choose another, or leave it out");
+    }
+    Ok(port)
+}
+
+/// Refuses flags that ask for other settings than the cluster was made with, or runs with.
+fn agree(flags: &Flags, kept: &Settings, runs: bool) -> anyhow::Result<()> {
     fn differs<T: PartialEq + std::fmt::Display>(asked: Option<&T>, kept: &T, flag: &str) -> Option<String> {
         asked.filter(|asked| *asked != kept).map(|_| format!("{flag} {kept}"))
     }
     let first = &kept.nodes[0];
     let differing = [
-        differs(flags.api_port.as_ref(), &kept.api_port, "--api-port"),
+        differs(flags.api_port.as_ref().filter(|_| runs), &kept.api_port, "--api-port"),
         differs(flags.pod_cidr.as_ref(), &kept.pod_cidr, "--pod-cidr"),
         differs(flags.service_cidr.as_ref(), &kept.service_cidr, "--service-cidr"),
         differs(flags.node_name.as_ref(), &first.name, "--node-name"),
