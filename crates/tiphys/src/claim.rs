@@ -1,8 +1,8 @@
 //! Who runs at a place: the process that holds the lock on its pid file.
 //!
-//! The kernel says who holds the lock and lets go of it when that process ends, however it ends. What the file says is
-//! for people: a pid may be given to another process, and a program of the same name may be anybody's (a shim, the
-//! server of another cluster).
+//! The kernel says who holds the lock and lets go of it when that process ends, however it ends. What the file
+//! says is for people: a pid may be given to another process, and a program of the same name may be anybody's
+//! (a shim, the server of another cluster).
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -18,8 +18,8 @@ use crate::cluster::Place;
 
 /// That this process is the one at a place, until it ends.
 ///
-/// The lock is fcntl's, which children do not inherit: a shim that outlives its server holds nothing. It is lost
-/// when this process closes *any* handle of the file, so nothing else in here may open it.
+/// The lock is fcntl's, which children do not inherit: a shim that outlives its server holds nothing. It is
+/// lost when this process closes *any* handle of the file, so nothing else in here may open it.
 #[must_use = "the place is free again when this is dropped"]
 pub struct Claim {
     path: PathBuf,
@@ -95,7 +95,7 @@ mod tests {
         Place { state: run.clone(), run, namespace: None }
     }
 
-    /// The other process of the test below; alone it does nothing. Its lock is its own, as a thread's were not.
+    /// The other process of the test below; alone it does nothing. A thread's lock would be its process' own.
     #[test]
     fn another_process() {
         let Some(run) = std::env::var_os(RUN) else { return };
