@@ -60,10 +60,21 @@ enum Attempt {
     Held,
 }
 
+/// Why somebody no longer leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to stop, perhaps before it led.
+    Cancelled,
+    /// The lease was lost.
+    Lost,
+    /// The work ended by itself.
+    Finished,
+}
+
 /// Waits for the lease, then runs `work` with a token that is cancelled when the lease is lost or
 /// `cancel` fires, and waits for it to end. The lease is given back at the end, so that the next
-/// instance need not wait. Returns when `cancel` fired, the lease was lost, or `work` ended by itself.
-pub async fn lead<F, W>(client: Client, config: Config, cancel: CancellationToken, work: F)
+/// instance need not wait.
+pub async fn lead<F, W>(client: Client, config: Config, cancel: CancellationToken, work: F) -> End
 where
     F: FnOnce(CancellationToken) -> W,
     W: Future<Output = ()>,
@@ -71,22 +82,29 @@ where
     let api: Api<Lease> = Api::namespaced(client, &config.namespace);
     let mut observed: Option<Observed> = None;
     if cancel.run_until_cancelled(acquire(&api, &config, &mut observed)).await.is_none() {
-        return;
+        return End::Cancelled;
     }
     tracing::info!(lease = config.name, identity = config.identity, "leading");
     let leading = cancel.child_token();
     let renewal = async {
         renew(&api, &config, &mut observed, &leading).await;
+        let lost = !leading.is_cancelled();
         leading.cancel();
+        lost
     };
     let work = async {
         work(leading.clone()).await;
         // Whoever does nothing holds nothing: another instance may do better.
         leading.cancel();
     };
-    tokio::join!(work, renewal);
+    let ((), lost) = tokio::join!(work, renewal);
     if observed.is_some_and(|seen| is_ours(&seen.lease, &config)) {
         release(&api, &config).await;
+    }
+    match (cancel.is_cancelled(), lost) {
+        (true, _) => End::Cancelled,
+        (false, true) => End::Lost,
+        (false, false) => End::Finished,
     }
 }
 
@@ -321,10 +339,10 @@ mod tests {
         let kept = Arc::new(Mutex::new(None));
         let client = serve(kept.clone(), |_| true, |_| {});
         let seen = kept.clone();
-        lead(client, patient(), CancellationToken::new(), async move |_| {
+        let end = lead(client, patient(), CancellationToken::new(), async move |_| {
             assert_eq!(holder(&seen), "me");
-        })
-        .await;
+        });
+        assert_eq!(end.await, End::Finished);
         assert_eq!(holder(&kept), "");
     }
 
@@ -333,7 +351,8 @@ mod tests {
         let (kept, cancel) = (Arc::default(), CancellationToken::new());
         let asked = cancel.clone();
         let client = serve(kept, |_| false, move |_| asked.cancel());
-        lead(client, patient(), cancel, async |_| panic!("there is no lease")).await;
+        let end = lead(client, patient(), cancel, async |_| panic!("there is no lease")).await;
+        assert_eq!(end, End::Cancelled);
     }
 
     #[tokio::test]

@@ -152,9 +152,11 @@ async fn lead<W: Future<Output = ()>>(
     }
     let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
     let identity = format!("{host}_{:016x}", rand::random::<u64>());
-    election::lead(client, election::Config::new("kube-system", name, &identity), stop.clone(), work).await;
-    anyhow::ensure!(stop.is_cancelled(), "the lease {name} was lost; another instance leads");
-    Ok(())
+    match election::lead(client, election::Config::new("kube-system", name, &identity), stop, work).await {
+        election::End::Cancelled => Ok(()),
+        election::End::Lost => anyhow::bail!("the lease {name} was lost; another instance may lead"),
+        election::End::Finished => anyhow::bail!("{name} ended by itself; its lease was given back"),
+    }
 }
 
 /// Runs the service proxy until it is told to stop; its rules stay, as upstream's do.
