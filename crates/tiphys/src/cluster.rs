@@ -213,12 +213,22 @@ pub fn nth(range: IpNet, n: u32) -> anyhow::Result<IpAddr> {
     })
 }
 
-/// The address that this host is reached by: that of the default route's link, else loopback.
+/// The address that this host is reached by: that of the default route's link, else of any link, else loopback.
 pub fn host_address() -> IpAddr {
-    let probe = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| {
+    let routed = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| {
         // No packet is sent: connecting a datagram socket only looks up the route.
         s.connect("192.0.2.254:9")?;
         s.local_addr()
     });
-    probe.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip())
+    let routed = routed.map(|at| at.ip()).ok();
+    routed.or_else(any_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// The first address of a host that has no route out.
+fn any_address() -> Option<IpAddr> {
+    let addresses = network::link::Links::new().and_then(|mut links| links.addresses());
+    let addresses =
+        addresses.inspect_err(|error| tracing::warn!(%error, "cannot ask for this host's addresses"));
+    let mut own = addresses.ok()?.into_iter().map(|(_, address)| address.addr());
+    own.find(|address| matches!(address, IpAddr::V4(v4) if !v4.is_loopback() && !v4.is_link_local()))
 }

@@ -174,6 +174,11 @@ fn nodes(
         None if several => cluster::nth(ranges.nodes, 1)?,
         None => cluster::host_address(),
     };
+    if host.is_loopback() {
+        bail!(
+            "this host has no address but loopback, where pods cannot reach it; bring a link up, or give --node-ip"
+        );
+    }
     let mut nodes =
         vec![NodeSettings { name: name.into(), ip: host, kubelet_port: free_port(KUBELET_PORT)? }];
     for index in 1..count {
