@@ -96,7 +96,8 @@ impl Discovery {
 /// The first eight bytes of the hash of `group/version/Kind` as stored.
 fn storage_hash(resource: &Resource) -> String {
     let version = &resource.versions[resource.stored].name;
-    let (group, version) = match &resource.stored_api_version {
+    let named = resource.hashed_api_version.as_ref().or(resource.stored_api_version.as_ref());
+    let (group, version) = match named {
         Some(other) => other.split_once('/').unwrap_or(("", other)),
         None => (resource.group.as_str(), version.as_str()),
     };
@@ -271,7 +272,7 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
                 }
             }
         }
-        [""] => root(&named),
+        [""] => root(&named, server.health.paths()),
         ["api" | "apis", ..] if parts.len() > 2 && named.iter().any(|g| g.name == parts[1]) => {
             return Err(Status::path_not_found());
         }
@@ -299,23 +300,20 @@ fn api_versions(core: &[&Group], address: &str) -> Value {
 }
 
 /// The paths there are.
-fn root(named: &[&Group]) -> Value {
+fn root(named: &[&Group], health: impl Iterator<Item = String>) -> Value {
     const PATHS: &[&str] = &[
         "/.well-known/openid-configuration",
         "/api",
         "/api/v1",
         "/apis",
         "/apis/",
-        "/healthz",
-        "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
-        "/readyz",
         "/version",
     ];
-    let mut paths: Vec<String> = PATHS.iter().map(|p| (*p).to_owned()).collect();
+    let mut paths: Vec<String> = PATHS.iter().map(|p| (*p).to_owned()).chain(health).collect();
     for group in named {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.name)));

@@ -21,6 +21,7 @@ use crate::respond;
 
 /// How long the store may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(2);
+const ROOTS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What a check looks at.
 enum Check {
@@ -73,9 +74,18 @@ impl Health {
         Hook(flag)
     }
 
+    /// Every path there is.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        ROOTS.iter().flat_map(|root| {
+            let checks = self.checks.iter().filter(|(_, check)| of_root(&root[1..], check));
+            let each = checks.map(move |(name, _)| format!("{root}/{name}"));
+            std::iter::once((*root).to_owned()).chain(each)
+        })
+    }
+
     /// Answers a health path; `None` where the path is none.
     pub(crate) async fn answer(&self, engine: &Engine, path: &str, query: &Query) -> Option<Response<Body>> {
-        let (root, one) = ["/healthz", "/livez", "/readyz"].iter().find_map(|root| {
+        let (root, one) = ROOTS.iter().find_map(|root| {
             let rest = path.strip_prefix(root)?;
             (rest.is_empty() || rest.starts_with('/')).then(|| (&root[1..], rest.trim_matches('/')))
         })?;

@@ -288,6 +288,8 @@ pub struct Resource {
     pub answers_deleted: bool,
     /// The `apiVersion` of stored bytes, where another group's row shares them.
     pub stored_api_version: Option<String>,
+    /// The `apiVersion` that discovery's hash of the stored version is made of, where clients know it by another.
+    pub hashed_api_version: Option<String>,
     pub table: Option<Arc<dyn Table>>,
     pub strategy: Arc<dyn Strategy>,
 }

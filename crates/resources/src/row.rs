@@ -60,6 +60,7 @@ impl Row {
             has_generation: false,
             answers_deleted: false,
             stored_api_version: None,
+            hashed_api_version: None,
             table: None,
             strategy: Arc::new(Plain),
         })
@@ -110,6 +111,12 @@ impl Row {
     pub fn stored_as(mut self, api_version: &str, convert: Arc<dyn Convert>) -> Row {
         self.0.versions[0].convert = Some(convert);
         self.0.stored_api_version = Some(api_version.into());
+        self
+    }
+
+    /// What discovery's hash of the stored version is made of.
+    pub fn hashed_as(mut self, api_version: &str) -> Row {
+        self.0.hashed_api_version = Some(api_version.into());
         self
     }
 

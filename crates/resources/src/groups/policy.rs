@@ -24,6 +24,7 @@ fn extension(kind: &str, plural: &str) -> Row {
         .strategy(crate::kinds::crd::Strategy)
         .cluster()
         .at(&format!("apiextensions.k8s.io/{plural}"))
+        .hashed_as("apiextensions.k8s.io/v1beta1")
         .short(&["crd", "crds"])
         .categories(&["api-extensions"])
         .status()
