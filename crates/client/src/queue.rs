@@ -230,6 +230,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_delay_is_too_long_for_a_clock() {
+        let queue = WorkQueue::default();
+        queue.add_after("a", Duration::MAX);
+        queue.add_after("a", Duration::from_millis(1));
+        assert_eq!(queue.next().await, Some("a"));
+    }
+
+    #[tokio::test]
     async fn of_two_delays_the_shorter_counts() {
         let queue = WorkQueue::default();
         queue.add_after("a", Duration::from_secs(500));

@@ -249,3 +249,22 @@ impl Resource {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_wait_counts_from_the_first_delete() {
+        let metadata = json!({"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30});
+        let mut object = Object::default();
+        object.0.insert("metadata".into(), metadata);
+        let after = |object: &mut Object, asked| {
+            shorten(object, asked);
+            object.meta_str("deletionTimestamp").to_owned()
+        };
+        assert_eq!(after(&mut object, 40), "2026-01-01T00:00:30Z");
+        assert_eq!(after(&mut object, 29), "2026-01-01T00:00:29Z");
+        assert_eq!(after(&mut object, 0), "2026-01-01T00:00:00Z");
+    }
+}
