@@ -37,10 +37,23 @@ fn partial_head(accepted: Accepted) -> String {
 }
 
 /// An object's metadata alone.
-pub(crate) fn partial_bytes(item: &Item, accepted: Accepted) -> Bytes {
+pub(crate) fn partial_bytes(endpoint: &Endpoint, item: &Item, accepted: Accepted) -> Result<Bytes, Status> {
     let mut out = BytesMut::with_capacity(1024);
-    item.layout.write_partial(&mut out, &partial_head(accepted), &item.raw, item.revision.0);
-    out.freeze()
+    write_partial(endpoint, &mut out, &partial_head(accepted), item)?;
+    Ok(out.freeze())
+}
+
+fn write_partial(endpoint: &Endpoint, out: &mut BytesMut, head: &str, item: &Item) -> Result<(), Status> {
+    if endpoint.resource.versioned_annotations.is_empty() {
+        item.layout.write_partial(out, head, &item.raw, item.revision.0);
+        return Ok(());
+    }
+    let mut metadata: Value =
+        serde_json::from_slice(item.layout.metadata(&item.raw)).map_err(Status::internal)?;
+    metadata["resourceVersion"] = item.revision.to_string().into();
+    table::take_versioned(endpoint, &mut metadata);
+    out.extend_from_slice(format!("{{{head}\"metadata\":{metadata}}}").as_bytes());
+    Ok(())
 }
 
 impl Server {
@@ -72,8 +85,7 @@ impl Server {
                 );
                 let partial = partial_head(accepted);
                 let bytes = list_bytes(&head, listed, |out, item| {
-                    item.layout.write_partial(out, &partial, &item.raw, item.revision.0);
-                    Ok(())
+                    write_partial(endpoint, out, &partial, item)
                 })?;
                 Ok(yaml_or(StatusCode::OK, bytes, accepted))
             }
@@ -119,7 +131,8 @@ impl Server {
             Form::Object => encode(code, &object.0, accepted),
             Form::Metadata { list: true } => return Err(no_list(endpoint)),
             Form::Metadata { list: false } => {
-                let metadata = object.0.remove("metadata").unwrap_or_default();
+                let mut metadata = object.0.remove("metadata").unwrap_or_default();
+                table::take_versioned(endpoint, &mut metadata);
                 encode(code, &table::partial(metadata, accepted), accepted)
             }
             Form::Table => {
@@ -159,7 +172,7 @@ impl Server {
         match accepted.form {
             Form::Object => Ok(yaml_or(code, object_bytes(endpoint, item)?, accepted)),
             Form::Metadata { list: true } => Err(no_list(endpoint)),
-            Form::Metadata { list: false } => Ok(yaml_or(code, partial_bytes(item, accepted), accepted)),
+            Form::Metadata { list: false } => Ok(yaml_or(code, partial_bytes(endpoint, item, accepted)?, accepted)),
             Form::Table => {
                 self.answer_table(call, endpoint, &item.object()?, item.revision, (accepted, code))
             }

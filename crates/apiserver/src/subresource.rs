@@ -134,18 +134,19 @@ impl Server {
             None => Some(self.decode_typed(call, &bytes, (group, view.type_name()), asked.validation)?),
             Some(_) => None,
         };
+        let wanted = |object: &Object| match (&whole, patch) {
+            (None, Some(patch)) => {
+                let mut shown = view.show(object);
+                shown.remove_meta("resourceVersion");
+                patched_view(patch, &bytes, shown, view.type_name()).map(Cow::Owned)
+            }
+            (Some(whole), _) => Ok(Cow::Borrowed(whole)),
+            (None, None) => Err(Status::internal("a write is a whole object or a patch")),
+        };
         let change = |current: Option<&Object>| {
             let absent = || Status::not_found(&resource.group_resource(), at.1);
             let mut object = current.cloned().ok_or_else(absent)?;
-            let wanted = match (&whole, patch) {
-                (None, Some(patch)) => {
-                    let mut shown = view.show(&object);
-                    shown.remove_meta("resourceVersion");
-                    Cow::Owned(patched_view(patch, &bytes, shown, view.type_name())?)
-                }
-                (Some(whole), _) => Cow::Borrowed(whole),
-                (None, None) => return Err(Status::internal("a write is a whole object or a patch")),
-            };
+            let wanted = wanted(&object)?;
             check_name(info, &wanted)?;
             if !wanted.uid().is_empty() && wanted.uid() != object.uid() {
                 let key = resource.store_key(object.namespace(), object.name());
@@ -159,8 +160,12 @@ impl Server {
         let uid = whole.as_ref().map(|w| w.uid().to_owned()).filter(|uid| !uid.is_empty());
         let preconditions = Preconditions { uid, resource_version: None };
         let options = UpdateOptions { preconditions, ..UpdateOptions::default() };
-        let written =
-            self.engine.update(resource, &asked.cx, at, Part::View(sub.name), &change, &options).await;
+        // A change that fails says nothing.
+        let said = |current: &Object| {
+            wanted(current).map(|wanted| view.said(&wanted, &view.show(current))).unwrap_or_default()
+        };
+        let part = Part::View(sub.name, &said);
+        let written = self.engine.update(resource, &asked.cx, at, part, &change, &options).await;
         self.answer_view(call, view, &written?.object, asked.accepted)
     }
 

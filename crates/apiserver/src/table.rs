@@ -44,6 +44,19 @@ pub(crate) struct Row {
     object: Value,
 }
 
+/// Takes out of metadata that stand alone the annotations that a version makes of fields.
+pub(crate) fn take_versioned(endpoint: &Endpoint, metadata: &mut Value) {
+    let Some(Value::Object(annotations)) = metadata.get_mut("annotations") else { return };
+    for name in endpoint.resource.versioned_annotations {
+        annotations.remove(*name);
+    }
+    if annotations.is_empty()
+        && let Value::Object(metadata) = metadata
+    {
+        metadata.remove("annotations");
+    }
+}
+
 /// An object's metadata alone.
 pub(crate) fn partial(metadata: Value, accepted: Accepted) -> Value {
     let api_version = format!("meta.k8s.io/{}", accepted.meta);
@@ -58,7 +71,13 @@ fn object_of(
     accepted: Accepted,
 ) -> Result<Value, Status> {
     match call.query.get("includeObject") {
-        "" | "Metadata" => Ok(partial(object.0.get("metadata").cloned().unwrap_or_default(), accepted)),
+        "" | "Metadata" => {
+            let mut metadata = object.0.get("metadata").cloned().unwrap_or_default();
+            if let Some(endpoint) = endpoint {
+                take_versioned(endpoint, &mut metadata);
+            }
+            Ok(partial(metadata, accepted))
+        }
         "None" => Ok(Value::Null),
         "Object" => {
             let mut object = object.clone();

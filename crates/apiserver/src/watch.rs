@@ -100,7 +100,7 @@ impl Telling {
     fn write_item(&mut self, out: &mut BytesMut, kind: &str, item: &Item) {
         let object = match self.accepted.form {
             Form::Object => object_bytes(&self.endpoint, item),
-            Form::Metadata { .. } => Ok(partial_bytes(item, self.accepted)),
+            Form::Metadata { .. } => partial_bytes(&self.endpoint, item, self.accepted),
             Form::Table => self.table_bytes(item),
         };
         match object {

@@ -18,6 +18,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral_volume;
 pub mod garbage;
 pub mod history;
 pub mod job;
@@ -50,6 +51,15 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What the events of controllers say they come from, where that is not the name of their service account.
+const SOURCES: &[(&str, &str)] = &[
+    ("daemonset-controller", "daemonset-controller"),
+    ("disruption-controller", "controllermanager"),
+    ("ephemeral-volume-controller", "ephemeral_volume"),
+    ("node-ipam-controller", "cidrAllocator"),
+    ("taint-eviction-controller", "taint-eviction-controller"),
+];
+
 /// Every controller: the name upstream's `--controllers` knows it by, the service account in
 /// kube-system that it acts as, and what runs it.
 const ALL: &[(&str, &str, Run)] = &[
@@ -65,6 +75,7 @@ const ALL: &[(&str, &str, Run)] = &[
     ("endpointslice-mirroring-controller", "endpointslicemirroring-controller", |c| {
         endpoints::mirroring::run(c).boxed()
     }),
+    ("ephemeral-volume-controller", "ephemeral-volume-controller", |c| ephemeral_volume::run(c).boxed()),
     ("garbage-collector-controller", "generic-garbage-collector", |c| garbage::run(c).boxed()),
     ("job-controller", "job-controller", |c| job::run(c).boxed()),
     ("namespace-controller", "namespace-controller", |c| namespace::run(c).boxed()),
@@ -115,9 +126,10 @@ pub async fn run(
 ) {
     let config = std::sync::Arc::new(config);
     let tasks = TaskTracker::new();
-    for (_, account, run) in ALL.iter().copied().filter(|(name, _, _)| config.enabled(name)) {
+    for (name, account, run) in ALL.iter().copied().filter(|(name, _, _)| config.enabled(name)) {
         let client = client_for(account);
-        let context = context::for_component(&config, &informers, client, account, &tasks, &cancel);
+        let source = SOURCES.iter().find(|(of, _)| *of == name).map_or(account, |(_, source)| *source);
+        let context = context::for_component(&config, &informers, client, source, &tasks, &cancel);
         tasks.spawn(run(context));
     }
     tasks.close();

@@ -75,6 +75,12 @@ impl Resource {
         self.default(object);
     }
 
+    /// See [`schema::Types::null_empty`].
+    pub(crate) fn null_empty(&self, object: &mut Object) {
+        let v = &self.versions[self.stored];
+        v.types.null_empty(v.ty, &mut object.0);
+    }
+
     /// Defaults of the stored version.
     pub fn default(&self, object: &mut Object) {
         let v = &self.versions[self.stored];

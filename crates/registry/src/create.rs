@@ -64,6 +64,7 @@ impl Engine {
         // account.
         self.catch_up().await?;
         self.fill_metadata(resource, namespace, &mut object)?;
+        resource.null_empty(&mut object);
         let name = object.name().to_owned();
         let request = Verdict {
             engine: self,

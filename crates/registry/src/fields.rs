@@ -67,13 +67,26 @@ fn ignored(resource: &Resource, part: Part<'_>) -> Set {
         _ if resource.has_status => Set::of_fields(["status"]),
         _ => Set::default(),
     };
-    for path in resource.strategy.reset_fields(matches!(part, Part::Status)) {
+    insert_paths(&mut set, resource.strategy.reset_fields(matches!(part, Part::Status)));
+    set
+}
+
+fn insert_paths(set: &mut Set, paths: &[&[&str]]) {
+    for path in paths {
         let Some((last, way)) = path.split_last() else { continue };
-        let mut at = &mut set;
+        let mut at = &mut *set;
         for name in way {
             at = at.below_mut(&format!("f:{name}"));
         }
         at.insert(&format!("f:{last}"));
+    }
+}
+
+/// Fields that the caller holds from this write on, changed or not.
+fn said(part: Part<'_>, old: Option<&Object>) -> Set {
+    let mut set = Set::default();
+    if let (Part::View(_, said), Some(old)) = (part, old) {
+        insert_paths(&mut set, said(old));
     }
     set
 }
@@ -108,6 +121,7 @@ impl Engine {
             subresource: part.subresource().unwrap_or_default(),
             now: &now,
             ignored: &ignored(resource, part),
+            said: &said(part, old),
         };
         // The objects are lent out as values and taken back, which copies nothing.
         let value = Value::Object(std::mem::take(&mut new.0));
@@ -139,6 +153,7 @@ impl Engine {
             subresource,
             now: &now,
             ignored: &Set::default(),
+            said: &Set::default(),
         };
         let value = Value::Object(std::mem::take(&mut object.0));
         let list = managed::track(&request, &managed::empty(types, ty), &value, true);
@@ -175,6 +190,7 @@ impl Engine {
             subresource: part.subresource().unwrap_or_default(),
             now: &now,
             ignored: &ignored(resource, part),
+            said: &Set::default(),
         };
         let live = match live {
             Some(live) => versions.show(&live.clone().into_value(), &cx.api_version).into_owned(),

@@ -130,6 +130,11 @@ pub trait View: Send + Sync {
     /// # Errors
     /// What the view asks for is not to be.
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), api::Status>;
+    /// Paths of the object's fields that a caller holds who sent `view` where `shown` was the state,
+    /// whether or not their values change.
+    fn said(&self, _view: &Object, _shown: &Object) -> &'static [&'static [&'static str]] {
+        &[]
+    }
     /// The group that the 404 of a read names, where it is not the resource's.
     fn fault_group(&self) -> Option<&'static str> {
         None
@@ -284,6 +289,8 @@ pub struct Resource {
     pub has_status: bool,
     /// Whether `metadata.generation` counts changes of the spec.
     pub has_generation: bool,
+    /// Annotations that are fields to upstream's own form of the kind and so no part of metadata alone.
+    pub versioned_annotations: &'static [&'static str],
     /// Whether a delete that is done at once answers the object (else a `Status`).
     pub answers_deleted: bool,
     /// The `apiVersion` of stored bytes, where another group's row shares them.

@@ -17,6 +17,9 @@ use crate::resource::{PartHook, Resource};
 /// Tries of a change whose caller set no precondition, when other writes come first.
 const TRIES: usize = 16;
 
+/// [`View::said`](crate::View::said) of the object as it is.
+pub type Said<'h> = &'h (dyn Fn(&Object) -> &'static [&'static [&'static str]] + Send + Sync);
+
 /// Which part of the object may change.
 #[derive(Clone, Copy)]
 pub enum Part<'h> {
@@ -27,7 +30,7 @@ pub enum Part<'h> {
     /// What the hook of the subresource named here says.
     Hook(&'static str, &'h dyn PartHook),
     /// What the main resource may change, seen through the subresource named here.
-    View(&'static str),
+    View(&'static str, Said<'h>),
     /// Anything; the server's own act behind the subresource named here.
     Trusted(&'static str),
 }
@@ -37,7 +40,7 @@ impl Part<'_> {
         match self {
             Part::Main => None,
             Part::Status => Some("status"),
-            Part::Hook(name, _) | Part::View(name) | Part::Trusted(name) => Some(name),
+            Part::Hook(name, _) | Part::View(name, _) | Part::Trusted(name) => Some(name),
         }
     }
 }
@@ -157,6 +160,7 @@ impl Engine {
         if !options.applied {
             self.track_change(resource, cx, part, &mut new, &old);
         }
+        resource.null_empty(&mut new);
         let unguarded = self.check_version(resource, part, options, &new, &old)?;
         let request = Verdict {
             engine: self,
@@ -185,7 +189,7 @@ impl Engine {
             }
         }
         match part {
-            Part::Main | Part::View(_) => resource.strategy.validate_update(&new, &old, &mut errors),
+            Part::Main | Part::View(..) => resource.strategy.validate_update(&new, &old, &mut errors),
             Part::Status => resource.strategy.validate_status(&new, &old, &mut errors),
             Part::Hook(_, hook) => hook.validate(&new, &old, &mut errors),
             Part::Trusted(_) => {}
@@ -300,7 +304,7 @@ pub fn other_uid(key: &str, asked: &str, standing: &str) -> String {
 fn prepare(resource: &Resource, cx: &RequestContext, part: Part<'_>, new: &mut Object, old: &Object) {
     meta::carry_over(new, old);
     match part {
-        Part::Main | Part::View(_) => {
+        Part::Main | Part::View(..) => {
             if resource.has_status {
                 put_back(new, old, "status");
             }

@@ -58,6 +58,7 @@ impl Row {
             fields: Vec::new(),
             has_status: false,
             has_generation: false,
+            versioned_annotations: &[],
             answers_deleted: false,
             stored_api_version: None,
             hashed_api_version: None,
@@ -180,6 +181,12 @@ impl Row {
     /// A selectable field with another path, or another value where it is absent.
     pub fn field(mut self, name: &'static str, path: &'static [&'static str], absent: &'static str) -> Row {
         self.0.fields.push(SelectableField { name, path, absent });
+        self
+    }
+
+    /// See [`Resource::versioned_annotations`].
+    pub fn versioned_annotations(mut self, names: &'static [&'static str]) -> Row {
+        self.0.versioned_annotations = names;
         self
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Start at [`schedule`]; the rules are in [`filters`], [`topology`] and [`scores`].
 
+pub mod claims;
 pub mod filters;
 pub mod pod;
 pub mod preemption;

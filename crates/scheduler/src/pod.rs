@@ -8,6 +8,7 @@ use client::ObjectKey;
 use client::placement::{NodeTerm, selected};
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint};
 
+use crate::claims::Mounted;
 use crate::resources::{Resources, pod_request};
 
 /// Pods near which, or away from which, a pod wants to be.
@@ -117,6 +118,7 @@ pub struct PodInfo {
     pub preferred: Vec<(i64, AffinityTerm)>,
     pub spread: Vec<Spread>,
     pub images: Vec<String>,
+    pub claims: Vec<Mounted>,
 }
 
 impl PodInfo {
@@ -163,11 +165,26 @@ impl PodInfo {
                 .flatten()
                 .map(|s| Spread::of(s, &labels))
                 .collect(),
+            claims: claims(&pod, &spec),
             images: spec.containers.iter().filter_map(|container| container.image.clone()).collect(),
             labels,
             pod,
         }
     }
+}
+
+/// The claims that a pod mounts: those it names, and those made for it.
+fn claims(pod: &Pod, spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<Mounted> {
+    let own = pod.metadata.name.as_deref().unwrap_or_default();
+    let volumes = spec.volumes.iter().flatten();
+    let mounted = volumes.filter_map(|volume| match &volume.persistent_volume_claim {
+        Some(claim) => Some(Mounted { name: claim.claim_name.clone(), ephemeral: false }),
+        None => volume
+            .ephemeral
+            .as_ref()
+            .map(|_| Mounted { name: format!("{own}-{}", volume.name), ephemeral: true }),
+    });
+    mounted.collect()
 }
 
 fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {

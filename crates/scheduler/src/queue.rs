@@ -24,16 +24,19 @@ pub enum Event {
     PodGone,
     /// A pod was given a node, or one that has a node changed.
     PodPlaced,
+    /// A volume claim, or a class of them.
+    Claim,
 }
 
 impl Event {
     /// Whether a pod that a plugin ruled out could fit now.
     fn helps(self, plugin: &str) -> bool {
         match self {
-            Self::NodeAdded | Self::NodeChanged => true,
+            Self::NodeAdded | Self::NodeChanged => plugin != crate::claims::PLUGIN,
             Self::PodGone => {
                 matches!(plugin, "NodeResourcesFit" | "NodePorts" | "InterPodAffinity" | "PodTopologySpread")
             }
+            Self::Claim => plugin == crate::claims::PLUGIN,
             Self::PodPlaced => matches!(plugin, "InterPodAffinity" | "PodTopologySpread"),
         }
     }

@@ -21,11 +21,19 @@ pub struct FitError {
     pub plugins: BTreeSet<&'static str>,
     /// The places, among the snapshot's nodes, of those where removing pods may help.
     pub resolvable: Vec<usize>,
+    /// Why it fits nowhere, whatever the nodes are like: they were not looked at.
+    pub everywhere: Option<String>,
     /// Why removing pods does not help; `None` when it was not tried or does.
     pub preemption: Option<String>,
 }
 
 impl FitError {
+    /// A pod that no node can take, and why.
+    pub fn everywhere(snapshot: &Snapshot, plugin: &'static str, reason: String) -> Self {
+        let nodes = snapshot.nodes().iter().filter(|node| Snapshot::is_known(node)).count();
+        Self { nodes, everywhere: Some(reason), plugins: [plugin].into(), ..Self::default() }
+    }
+
     fn add(&mut self, rejection: Rejection, at: usize) {
         self.plugins.insert(rejection.plugin);
         for reason in rejection.reasons {
@@ -45,11 +53,11 @@ impl fmt::Display for FitError {
             return f.write_str("no nodes available to schedule pods");
         }
         let all = self.nodes;
-        write!(
-            f,
-            "0/{all} nodes are available: {}.",
-            histogram(self.reasons.iter().map(|(r, n)| (r.as_str(), *n)))
-        )?;
+        let why = match &self.everywhere {
+            Some(why) => why.clone(),
+            None => histogram(self.reasons.iter().map(|(r, n)| (r.as_str(), *n))),
+        };
+        write!(f, "0/{all} nodes are available: {why}.")?;
         match &self.preemption {
             // The step before preemption looks for devices to be freed, of which there are none.
             Some(why) => write!(f, " no new claims to deallocate, preemption: {why}"),

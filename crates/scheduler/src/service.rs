@@ -7,8 +7,9 @@ use std::time::Instant;
 use client::events::{Occurrence, Severity, Source, reference};
 use client::{Change, Informers, ObjectKey, Recorder, write};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::claims::{self, Claims};
 use crate::preemption::{self, Budget, Choice};
 use crate::queue::{Event, Queue};
 use crate::{FitError, PodInfo, Scheduler, Snapshot, filters};
@@ -50,6 +52,7 @@ struct State {
     snapshot: Snapshot,
     queue: Queue,
     budgets: HashMap<ObjectKey, Budget>,
+    claims: Claims,
 }
 
 /// Schedules until `cancel`, and returns when what was under way has ended.
@@ -70,8 +73,18 @@ pub async fn run(config: Config, client: Client, informers: Informers, cancel: C
     let budgets = informers.of::<PodDisruptionBudget>();
     let on = world.clone();
     budgets.on_change(move |change| on.budget(change));
+    let claims = informers.of::<PersistentVolumeClaim>();
+    let on = world.clone();
+    claims.on_change(move |change| on.claim(change));
+    let classes = informers.of::<StorageClass>();
+    let on = world.clone();
+    classes.on_change(move |change| on.class(change));
+    let synced = async {
+        tokio::join!(namespaces.synced(), nodes.synced(), pods.synced(), budgets.synced());
+        tokio::join!(claims.synced(), classes.synced());
+    };
     tokio::select! {
-        () = async { tokio::join!(namespaces.synced(), nodes.synced(), pods.synced(), budgets.synced()); } => {}
+        () = synced => {}
         () = cancel.cancelled() => {}
     }
     decide_all(&config, &client, &world, &recorder, &cancel).await;
@@ -104,6 +117,32 @@ impl World {
         } else {
             state.budgets.insert(key, Budget::of(change.object()));
         }
+    }
+
+    fn claim(&self, change: &Change<PersistentVolumeClaim>) {
+        let key = ObjectKey::of(&**change.object());
+        let mut guard = self.state.lock();
+        let State { claims, queue, .. } = &mut *guard;
+        if change.is_deleted() {
+            claims.remove(&key);
+        } else {
+            claims.set(change.object());
+        }
+        let mounts = |pod: &PodInfo| {
+            pod.key.namespace == key.namespace && pod.claims.iter().any(|claim| claim.name == key.name)
+        };
+        queue.happened(Event::Claim, Instant::now(), mounts);
+        drop(guard);
+        self.wake.notify_one();
+    }
+
+    fn class(&self, change: &Change<StorageClass>) {
+        let mut guard = self.state.lock();
+        let State { claims, queue, .. } = &mut *guard;
+        claims.set_class(change.object(), change.is_deleted());
+        queue.happened(Event::Claim, Instant::now(), |_| true);
+        drop(guard);
+        self.wake.notify_one();
     }
 
     fn node(&self, change: &Change<Node>) {
@@ -264,9 +303,13 @@ enum Verdict {
 /// Decides on one pod and assumes the decision.
 fn decide(scheduler: &mut Scheduler, world: &World) -> (Option<(Arc<PodInfo>, Verdict)>, Option<Instant>) {
     let mut guard = world.state.lock();
-    let State { snapshot, queue, budgets } = &mut *guard;
+    let State { snapshot, queue, budgets, claims } = &mut *guard;
     let Some(pod) = queue.pop(Instant::now()) else { return (None, queue.next_deadline()) };
-    let verdict = match scheduler.schedule(snapshot, &pod) {
+    let placed = match claims.fault(&pod) {
+        Some(why) => Err(FitError::everywhere(snapshot, claims::PLUGIN, why)),
+        None => scheduler.schedule(snapshot, &pod),
+    };
+    let verdict = match placed {
         Ok(node) => {
             snapshot.set_pod(pod.clone(), &node);
             Verdict::Bind(node)

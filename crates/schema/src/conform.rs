@@ -101,10 +101,8 @@ impl Types {
             let omitted = match field.zero {
                 Zero::Omitted => is_zero(value),
                 Zero::Kept => value.is_null(),
-                // Protobuf does not tell an empty list or map from none.
-                Zero::Always => {
-                    value.is_null() || (field.written.is_null() && is_empty_collection(&field.shape, value))
-                }
+                // Those of the object itself stay until it is known who gave them: `null_empty`.
+                Zero::Always => value.is_null() || (parent.is_some() && is_nullable_empty(field, value)),
             };
             if omitted {
                 dropped.push(name.clone());
@@ -115,6 +113,19 @@ impl Types {
         }
         self.write_zeros(ty, object);
         Ok(())
+    }
+
+    /// Writes the object's own empty lists and maps as those that were not given, as protobuf, in which
+    /// upstream stores, does not tell the two apart. Whoever gave an empty one holds the field all the
+    /// same, so this comes after that was noted.
+    pub fn null_empty(&self, id: TypeId, object: &mut Map<String, Value>) {
+        for field in self.get(id).fields.iter().filter(|f| f.zero == Zero::Always) {
+            if let Some(value) = object.get_mut(&*field.name)
+                && is_nullable_empty(field, value)
+            {
+                *value = Value::Null;
+            }
+        }
     }
 
     /// Writes the fields that are written whether they were given or not.
@@ -253,8 +264,9 @@ impl Types {
     }
 }
 
-fn is_empty_collection(shape: &Shape, value: &Value) -> bool {
-    matches!(shape, Shape::List(_) | Shape::Map(_)) && is_zero(value)
+/// An empty list or map that is written null where it is not given: protobuf does not tell them apart.
+fn is_nullable_empty(field: &Field, value: &Value) -> bool {
+    field.written.is_null() && matches!(field.shape, Shape::List(_) | Shape::Map(_)) && is_zero(value)
 }
 
 fn is_zero(value: &Value) -> bool {

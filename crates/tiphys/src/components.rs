@@ -94,7 +94,8 @@ pub async fn controller_manager(flags: ControllerManagerFlags) -> anyhow::Result
         );
     }
     let root_ca = match &flags.root_ca_file {
-        None => String::new(),
+        // As upstream: who signed the server's certificate, by the kubeconfig.
+        None => String::from_utf8_lossy(&server.ca).into_owned(),
         Some(path) => {
             std::fs::read_to_string(path).with_context(|| format!("--root-ca-file {}", path.display()))?
         }

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `a/case/id` | that case, wholly |
 //! | `/path$` | whatever stands at a path into an answer |
-//! | `+ /path$` | a field may be there that was not |
+//! | `+ /path$` | a field may be there that was not, or was empty |
 //! | `null /path$` | a field may be missing that was null |
 //! | `- /path$` | a field may be missing that was there |
 //! | `- /path$ = JSON` | a field may be missing that was there with this value |
@@ -94,8 +94,8 @@ impl Differences {
         };
         match text("op") {
             Some("extra") => known(&self.more, &difference["actual"]),
-            // A part of an answer that was asked for and was not there.
-            Some("changed") if expected.is_null() => known(&self.more, &difference["actual"]),
+            // A part of an answer that was asked for and was not there, or had nothing to say.
+            Some("changed") if expected.is_null() || expected == "" => known(&self.more, &difference["actual"]),
             Some("missing") if expected.is_null() => self.nulls.iter().any(|pattern| pattern.is_match(path)),
             Some("missing") => known(&self.gone, expected),
             Some("changed") => match (text("expected"), text("actual")) {
@@ -147,6 +147,7 @@ mod tests {
             found.allows(&json!({"op": op, "path": path, "expected": expected, "actual": actual}))
         };
         assert!(check("changed", "/metadata/generation", Value::Null, json!(1)));
+        assert!(check("changed", "/metadata/generation", json!(""), json!("x")));
         assert!(check("missing", "/a", json!({"x": ""}), Value::Null));
         assert!(!check("missing", "/a", json!({"x": "y"}), Value::Null));
         assert!(check("missing", "/b", json!(7), Value::Null));

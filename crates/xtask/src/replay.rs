@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::place;
 
@@ -25,7 +25,7 @@ const RATCHET: &str = "tests/replay-passing.txt";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A running server, https://HOST:PORT; without it `tiphys kube-apiserver` is started for the purpose.
+    /// A running server, https://HOST:PORT; without it what the recordings need is started for the purpose.
     #[arg(long, requires_all = ["ca", "cert", "key"])]
     server: Option<String>,
     /// Its authority's certificate.
@@ -40,15 +40,36 @@ pub struct Arguments {
     /// Only this area; then the ratchet is compared for it alone.
     #[arg(long)]
     area: Vec<String>,
-    /// Which recordings: `api` needs an API server alone, `controllers` a whole control plane.
-    #[arg(long, default_value = "api")]
-    profile: String,
+    /// Which recordings: `api` needs an API server alone, `controllers` a whole control plane; without it
+    /// both are played.
+    #[arg(long)]
+    profile: Option<Profile>,
     /// Print the player's differences of cases that fail.
     #[arg(long)]
     show: bool,
     /// Write the ratchet anew with the cases that pass now.
     #[arg(long)]
     update: bool,
+}
+
+/// What a recording needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Profile {
+    /// An API server alone.
+    Api,
+    /// Controllers and a scheduler beside it.
+    Controllers,
+}
+
+impl Profile {
+    const ALL: [Profile; 2] = [Profile::Api, Profile::Controllers];
+
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Api => "api",
+            Profile::Controllers => "controllers",
+        }
+    }
 }
 
 /// One case as the player reports it.
@@ -133,19 +154,32 @@ fn passing_areas(recordings: &Path, ratchet: &BTreeSet<String>) -> Result<Vec<St
 type Chosen<'c> = (&'c [String], &'c Differences);
 
 fn play(arguments: &Arguments, recordings: &Path, chosen: Chosen<'_>) -> Result<Vec<Outcome>> {
-    let given = (&arguments.server, &arguments.ca, &arguments.cert, &arguments.key);
-    if let (Some(server), Some(ca), Some(cert), Some(key)) = given {
-        return player(arguments, (recordings, chosen), server, [ca, cert, key]);
+    let profiles = arguments.profile.map_or(Profile::ALL.to_vec(), |one| vec![one]);
+    let one = |profile: Profile| {
+        let given = (&arguments.server, &arguments.ca, &arguments.cert, &arguments.key);
+        if let (Some(server), Some(ca), Some(cert), Some(key)) = given {
+            return player(arguments, profile, (recordings, chosen), server, [ca, cert, key]);
+        }
+        let plane = Plane::start(profile)?;
+        let [ca, cert, key] =
+            ["ca.crt", "admin.crt", "admin.key"].map(|name| plane.dir.path().join("pki").join(name));
+        player(arguments, profile, (recordings, chosen), &plane.url, [&ca, &cert, &key])
+    };
+    // Controllers are mostly waited for: the two do not take each other's time.
+    let played = std::thread::scope(|scope| {
+        let players: Vec<_> = profiles.iter().map(|profile| scope.spawn(|| one(*profile))).collect();
+        players.into_iter().map(|player| player.join().expect("a player does not panic")).collect::<Vec<_>>()
+    });
+    let mut outcomes = Vec::new();
+    for one in played {
+        outcomes.extend(one?);
     }
-    ensure!(arguments.profile == "api", "recordings with controllers need a control plane: give --server");
-    let server = Server::start()?;
-    let [ca, cert, key] =
-        ["ca.crt", "admin.crt", "admin.key"].map(|name| server.dir.path().join("pki").join(name));
-    player(arguments, (recordings, chosen), &server.url, [&ca, &cert, &key])
+    Ok(outcomes)
 }
 
 fn player(
     arguments: &Arguments,
+    profile: Profile,
     (recordings, (areas, differences)): (&Path, Chosen<'_>),
     server: &str,
     files: [&PathBuf; 3],
@@ -157,7 +191,7 @@ fn player(
     for (flag, file) in ["--ca", "--cert", "--key"].iter().zip(files) {
         command.arg(flag).arg(file);
     }
-    command.args(["--profile", &arguments.profile]).arg("--json").arg(&log);
+    command.args(["--profile", profile.name()]).arg("--json").arg(&log);
     for area in areas {
         command.args(["--area", area]);
     }
@@ -215,52 +249,71 @@ fn read_ratchet(file: &Path) -> Result<BTreeSet<String>> {
     }
 }
 
-/// An API server alone, in a directory of its own; it ends when dropped.
-struct Server {
-    child: Child,
+/// An API server, with or without controllers and a scheduler, in a directory of its own; all end when
+/// dropped.
+struct Plane {
+    children: Vec<Child>,
     url: String,
     dir: tempfile::TempDir,
 }
 
-impl Server {
-    fn start() -> Result<Server> {
+impl Plane {
+    fn start(profile: Profile) -> Result<Plane> {
         let dir = tempfile::tempdir()?;
-        // The port is the recorded one; the loopback address is this process's own, so that several runs
-        // do not meet.
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        let bind = format!("127.{}.{high}.{low}", 64 + (std::process::id() >> 16) % 128);
-        let mut child = Command::new(place::tiphys()?)
+        // The port is the recorded one; the loopback address is this process's own and the profile's, so
+        // that several runs do not meet.
+        let [_, second, high, low] = std::process::id().to_be_bytes();
+        let bind = format!("127.{}.{high}.{low}", 64 + 64 * (profile as u8) + second % 64);
+        let url = format!("https://{bind}:{PORT}");
+        let mut plane = Plane { children: Vec::new(), url, dir };
+        let [data, pki, kubeconfig] =
+            ["data", "pki", "admin.kubeconfig"].map(|name| plane.dir.path().join(name));
+        let mut server = Command::new(place::tiphys()?);
+        server
             .arg("kube-apiserver")
             .arg(format!("--bind-address={bind}"))
             .arg(format!("--secure-port={PORT}"))
             .arg(format!("--advertise-address={ADDRESS}"))
             .arg("--data-dir")
-            .arg(dir.path().join("data"))
+            .arg(data)
             .arg("--cert-dir")
-            .arg(dir.path().join("pki"))
+            .arg(pki)
             .arg("--write-kubeconfig")
-            .arg(dir.path().join("admin.kubeconfig"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("couldn't start tiphys kube-apiserver")?;
-        let stdout = child.stdout.take().context("it has a standard output")?;
-        // From here on dropping the value ends the process.
-        let mut server = Server { child, url: format!("https://{bind}:{PORT}"), dir };
-        for line in BufReader::new(stdout).lines() {
-            if line?.contains("serving on https://") {
-                return Ok(server);
+            .arg(&kubeconfig)
+            .stdout(Stdio::piped());
+        let stdout = plane.spawn(&mut server)?.stdout.take().context("it has a standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        loop {
+            let line = lines.next().context("tiphys kube-apiserver ended before it served")??;
+            if line.contains("serving on https://") {
+                break;
             }
         }
-        bail!("tiphys kube-apiserver ended before it served: {}", server.child.wait()?);
+        if profile == Profile::Controllers {
+            for component in ["kube-controller-manager", "kube-scheduler"] {
+                let mut command = Command::new(place::tiphys()?);
+                // Nobody else is there to lead.
+                command.arg(component).arg("--leader-elect=false").arg("--kubeconfig").arg(&kubeconfig);
+                plane.spawn(&mut command)?;
+            }
+        }
+        Ok(plane)
+    }
+
+    fn spawn(&mut self, command: &mut Command) -> Result<&mut Child> {
+        let child = command.stdin(Stdio::null()).spawn().context("couldn't start tiphys")?;
+        self.children.push(child);
+        self.children.last_mut().context("it was pushed just now")
     }
 }
 
-impl Drop for Server {
+impl Drop for Plane {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is waited for.
-        let _gone = self.child.kill();
-        let _code = self.child.wait();
+        for child in self.children.iter_mut().rev() {
+            // It may have ended by itself; either way it is waited for.
+            let _gone = child.kill();
+            let _code = child.wait();
+        }
     }
 }
 

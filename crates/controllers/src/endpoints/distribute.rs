@@ -42,6 +42,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What is made and what is changed, as it is to be.
+    pub fn written(&mut self) -> impl Iterator<Item = &mut EndpointSlice> {
+        self.create.iter_mut().chain(self.update.iter_mut().map(|(_, new)| new))
+    }
+
     /// Writes it. `false` when the namespace is going and nothing can be made.
     pub async fn apply(self, client: &Client, key: &ObjectKey) -> Result<bool, Error> {
         let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);

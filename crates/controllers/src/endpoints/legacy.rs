@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use kube::Api;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 
+use super::trigger::{self, Triggers};
 use super::{HEADLESS, hostname, is_headless, is_selecting, pod_ips, publishes_not_ready, target_port};
 use crate::context::{Context, Error};
 use crate::pods;
@@ -26,6 +27,7 @@ struct Controller {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    triggers: Triggers,
 }
 
 pub async fn run(context: Context) {
@@ -41,7 +43,7 @@ pub async fn run(context: Context) {
     endpoints.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, services, pods, endpoints });
+    let controller = Arc::new(Controller { context, services, pods, endpoints, triggers: Triggers::default() });
     client::run("endpoints", queue, workers, controller, cancel).await;
 }
 
@@ -53,6 +55,7 @@ impl Reconcile for Controller {
         let api: Api<Endpoints> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let current = self.endpoints.get(key);
         let Some(service) = self.services.get(key) else {
+            self.triggers.forget(key);
             let ours = current.filter(|endpoints| is_ours(endpoints));
             if ours.is_some() {
                 let deleted = api.delete(&key.name, &DeleteParams::default()).await;
@@ -65,7 +68,12 @@ impl Reconcile for Controller {
         }
         let mut pods = self.pods.in_namespace(&key.namespace);
         pods.retain(|pod| super::selects(&service, pod));
-        let wanted = plan(&service, &pods, current.as_deref());
+        let mut wanted = plan(&service, &pods, current.as_deref());
+        let changed = self.triggers.earliest(key, &service, &pods);
+        if current.as_deref() == Some(&wanted) {
+            return Ok(None);
+        }
+        trigger::note(&mut wanted.metadata.annotations, changed);
         let written = match current {
             None => api.create(&PostParams::default(), &wanted).await.map(drop),
             Some(current) => write::found(write::replace(&api, &*current, &wanted).await).map(drop),

@@ -18,7 +18,7 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations of Endpoints that are not their slices'.
 const NOT_COPIED: &[&str] =
-    &["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+    &[super::trigger::ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of one subset that are mirrored.
 const MOST: usize = 1000;
 

@@ -4,6 +4,7 @@ mod distribute;
 pub mod legacy;
 pub mod mirroring;
 pub mod slices;
+mod trigger;
 
 use std::sync::Arc;
 

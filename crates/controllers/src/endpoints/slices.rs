@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::api::ObjectMeta;
 
 use super::distribute::{Plan, Ports, Wanted, distribute};
+use super::trigger::{self, Triggers};
 use super::{
     HEADLESS, MANAGED_BY, SERVICE_NAME, hostname, is_headless, is_selecting, pod_ips, publishes_not_ready,
     target_port,
@@ -26,6 +27,7 @@ struct Controller {
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
     nodes: Informer<Node>,
+    triggers: Triggers,
 }
 
 pub async fn run(context: Context) {
@@ -43,7 +45,7 @@ pub async fn run(context: Context) {
     nodes.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, services, pods, slices, nodes });
+    let controller = Arc::new(Controller { context, services, pods, slices, nodes, triggers: Triggers::default() });
     client::run("endpointslice", queue, workers, controller, cancel).await;
 }
 
@@ -53,7 +55,10 @@ impl Reconcile for Controller {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
         // Slices of a service that is gone go with it, by their owner.
-        let Some(service) = self.services.get(key) else { return Ok(None) };
+        let Some(service) = self.services.get(key) else {
+            self.triggers.forget(key);
+            return Ok(None);
+        };
         if !is_selecting(&service) || service.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
@@ -64,7 +69,11 @@ impl Reconcile for Controller {
             let node = self.nodes.get(&ObjectKey::cluster(node))?;
             node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
         };
-        let plan = plan(&service, &pods, super::slices_of(&self.slices, key, MANAGER), zone);
+        let mut plan = plan(&service, &pods, super::slices_of(&self.slices, key, MANAGER), zone);
+        let changed = self.triggers.earliest(key, &service, &pods);
+        for slice in plan.written() {
+            trigger::note(&mut slice.metadata.annotations, changed);
+        }
         plan.apply(&self.context.client, key).await?;
         Ok(None)
     }

@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub now: &'a str,
     /// Fields that this request cannot change, whatever it says.
     pub ignored: &'a Set,
+    /// Fields that the manager holds after an update, changed or not.
+    pub said: &'a Set,
 }
 
 /// Fields that nobody holds.
@@ -127,6 +129,7 @@ fn take_changes(request: &Request<'_>, live: &Value, new: &Value, managed: &mut 
     settle(request, (live, new), &changes, managed, None);
     let taken =
         changes.modified.union(&changes.added).recursive_difference(request.ignored).difference(&UNOWNED);
+    let taken = taken.union(request.said);
     if taken.is_empty() {
         return;
     }

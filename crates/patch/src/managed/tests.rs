@@ -60,6 +60,7 @@ impl Story {
             subresource,
             now: &now,
             ignored: &ignored,
+            said: &Set::default(),
         };
         let live = self.object.clone().unwrap_or_else(|| empty(::schema::builtin(), self.versions.1));
         act(&request, &live)

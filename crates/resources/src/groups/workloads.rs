@@ -16,6 +16,7 @@ pub(super) fn rows() -> Vec<Row> {
             .table(tables::workload::controller_revision()),
         apps("DaemonSet", "daemonsets")
             .strategy(workload::DaemonSet)
+            .versioned_annotations(&[workload::TEMPLATE_GENERATION])
             .table(tables::workload::daemon_set())
             .short(&["ds"])
             .categories(&["all"])

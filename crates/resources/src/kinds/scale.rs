@@ -83,6 +83,15 @@ impl View for Scale {
         }
     }
 
+    fn said(&self, view: &Object, shown: &Object) -> &'static [&'static [&'static str]] {
+        let number = |o: &Object, part| o.get(&[part, "replicas"]).and_then(Value::as_i64).unwrap_or(0);
+        let selector = |o: &Object| o.get(&["status", "selector"]).cloned();
+        let differs = ["spec", "status"].iter().any(|part| number(view, part) != number(shown, part));
+        let differs = differs || selector(view).is_some_and(|sent| Some(sent) != selector(shown));
+        // Upstream has no other field of the workload to give a manager of its scale, whatever was sent.
+        if differs { &[&["spec", "replicas"]] } else { &[] }
+    }
+
     fn take(&self, view: &Object, object: &mut Object) -> Result<(), Status> {
         let replicas = view.get(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
         let mut errors = Errors::default();

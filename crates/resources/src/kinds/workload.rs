@@ -371,7 +371,7 @@ impl registry::Strategy for DaemonSet {
     }
 }
 
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 fn set_template_generation(object: &mut Object, text: &str) {
     let annotations = api::object::map_entry(object.metadata_mut(), "annotations");
