@@ -84,9 +84,8 @@ impl Server {
                     accepted.meta
                 );
                 let partial = partial_head(accepted);
-                let bytes = list_bytes(&head, listed, |out, item| {
-                    write_partial(endpoint, out, &partial, item)
-                })?;
+                let bytes =
+                    list_bytes(&head, listed, |out, item| write_partial(endpoint, out, &partial, item))?;
                 Ok(yaml_or(StatusCode::OK, bytes, accepted))
             }
             Form::Object => {
@@ -172,7 +171,9 @@ impl Server {
         match accepted.form {
             Form::Object => Ok(yaml_or(code, object_bytes(endpoint, item)?, accepted)),
             Form::Metadata { list: true } => Err(no_list(endpoint)),
-            Form::Metadata { list: false } => Ok(yaml_or(code, partial_bytes(endpoint, item, accepted)?, accepted)),
+            Form::Metadata { list: false } => {
+                Ok(yaml_or(code, partial_bytes(endpoint, item, accepted)?, accepted))
+            }
             Form::Table => {
                 self.answer_table(call, endpoint, &item.object()?, item.revision, (accepted, code))
             }

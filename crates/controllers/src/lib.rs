@@ -36,6 +36,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
 pub mod taint_eviction;
+pub mod token_secret;
 pub mod ttl_after_finished;
 pub mod volume_protection;
 pub mod wake;
@@ -51,6 +52,9 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Who acts as the controller manager itself.
+pub const MANAGER: &str = "";
+
 /// What the events of controllers say they come from, where that is not the name of their service account.
 const SOURCES: &[(&str, &str)] = &[
     ("daemonset-controller", "daemonset-controller"),
@@ -61,7 +65,7 @@ const SOURCES: &[(&str, &str)] = &[
 ];
 
 /// Every controller: the name upstream's `--controllers` knows it by, the service account in
-/// kube-system that it acts as, and what runs it.
+/// kube-system that it acts as ([`MANAGER`] for none), and what runs it.
 const ALL: &[(&str, &str, Run)] = &[
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |c| {
         role_aggregation::run(c).boxed()
@@ -95,6 +99,7 @@ const ALL: &[(&str, &str, Run)] = &[
     ("resourcequota-controller", "resourcequota-controller", |c| quota::run(c).boxed()),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", |c| root_ca::run(c).boxed()),
     ("serviceaccount-controller", "service-account-controller", |c| service_account::run(c).boxed()),
+    ("serviceaccount-token-controller", MANAGER, |c| token_secret::run(c).boxed()),
     ("statefulset-controller", "statefulset-controller", |c| stateful_set::run(c).boxed()),
     ("taint-eviction-controller", "node-controller", |c| taint_eviction::run(c).boxed()),
     ("ttl-after-finished-controller", "ttl-after-finished-controller", |c| {
@@ -104,7 +109,7 @@ const ALL: &[(&str, &str, Run)] = &[
 
 /// The service accounts in kube-system that controllers act as.
 pub fn accounts() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|(_, account, _)| *account)
+    ALL.iter().map(|(_, account, _)| *account).filter(|account| *account != MANAGER)
 }
 
 type Run = fn(Context) -> BoxFuture<'static, ()>;
@@ -117,7 +122,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Runs the chosen controllers until `cancel`, and returns when all have ended.
 ///
 /// `informers` reads for all of them; `client_for` gives each the client it acts with, by the name of
-/// its service account in kube-system (such as `replicaset-controller`).
+/// its service account in kube-system (such as `replicaset-controller`) or [`MANAGER`].
 pub async fn run(
     config: Config,
     informers: Informers,

@@ -78,7 +78,9 @@ impl Claims {
             let key = ObjectKey::new(&pod.key.namespace, &mounted.name);
             let Some(claim) = self.claims.get(&key) else {
                 return Some(if mounted.ephemeral {
-                    format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name}")
+                    format!(
+                        "waiting for ephemeral volume controller to create the persistentvolumeclaim {name}"
+                    )
                 } else {
                     format!("persistentvolumeclaim {name} not found")
                 });
@@ -149,9 +151,8 @@ mod tests {
     #[test]
     fn a_claim_made_for_a_pod_is_that_pods() {
         let mounts = json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]);
-        let waits = expect![[
-            r#"waiting for ephemeral volume controller to create the persistentvolumeclaim "p-v""#
-        ]];
+        let waits =
+            expect![[r#"waiting for ephemeral volume controller to create the persistentvolumeclaim "p-v""#]];
         check(&[], mounts.clone(), waits);
         let mut made = claim(json!({"storageClassName": "late"}));
         made["metadata"]["name"] = json!("p-v");

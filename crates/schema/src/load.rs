@@ -86,9 +86,10 @@ fn field_of(row: FieldRow) -> Field {
         _ => ListType::Atomic,
     };
     Field {
+        // The library's types always have metadata; upstream's schema asks for them of no kind.
+        required: row.r && &*row.n != "metadata",
         name: row.n,
         shape,
-        required: row.r,
         list_type,
         patch_merge_key: row.m,
         patch_strategy: row.p.iter().flat_map(|p| p.split(',')).map(Into::into).collect(),

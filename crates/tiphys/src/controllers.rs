@@ -21,15 +21,18 @@ pub fn start(
         &User::new("system:kube-controller-manager", Vec::<String>::new()),
         "kube-controller-manager",
     );
-    let informers = Informers::new(manager, stop.clone());
+    let informers = Informers::new(manager.clone(), stop.clone());
     let config = controllers::Config {
         root_ca: pki.cluster.certificate.clone(),
         cluster_cidr: Some(settings.pod_cidr),
         ..controllers::Config::default()
     };
     let accounts = plane.clone();
-    let client_for = move |account: &'static str| {
-        accounts.client(&User::service_account("kube-system", account, ""), "kube-controller-manager")
+    let client_for = move |account: &'static str| match account {
+        controllers::MANAGER => manager.clone(),
+        account => {
+            accounts.client(&User::service_account("kube-system", account, ""), "kube-controller-manager")
+        }
     };
     tasks.spawn(controllers::run(config, informers, client_for, stop.clone()));
     let scheduler = plane.client(&User::new("system:kube-scheduler", Vec::<String>::new()), "kube-scheduler");

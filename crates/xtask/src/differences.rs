@@ -95,7 +95,9 @@ impl Differences {
         match text("op") {
             Some("extra") => known(&self.more, &difference["actual"]),
             // A part of an answer that was asked for and was not there, or had nothing to say.
-            Some("changed") if expected.is_null() || expected == "" => known(&self.more, &difference["actual"]),
+            Some("changed") if expected.is_null() || expected == "" => {
+                known(&self.more, &difference["actual"])
+            }
             Some("missing") if expected.is_null() => self.nulls.iter().any(|pattern| pattern.is_match(path)),
             Some("missing") => known(&self.gone, expected),
             Some("changed") => match (text("expected"), text("actual")) {

@@ -43,7 +43,8 @@ pub async fn run(context: Context) {
     endpoints.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, services, pods, endpoints, triggers: Triggers::default() });
+    let controller =
+        Arc::new(Controller { context, services, pods, endpoints, triggers: Triggers::default() });
     client::run("endpoints", queue, workers, controller, cancel).await;
 }
 

@@ -17,8 +17,7 @@ const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations of Endpoints that are not their slices'.
-const NOT_COPIED: &[&str] =
-    &[super::trigger::ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
+const NOT_COPIED: &[&str] = &[super::trigger::ANNOTATION, "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of one subset that are mirrored.
 const MOST: usize = 1000;
 

@@ -45,7 +45,8 @@ pub async fn run(context: Context) {
     nodes.synced().await;
     let workers = Workers(context.config.workers);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, services, pods, slices, nodes, triggers: Triggers::default() });
+    let controller =
+        Arc::new(Controller { context, services, pods, slices, nodes, triggers: Triggers::default() });
     client::run("endpointslice", queue, workers, controller, cancel).await;
 }
 

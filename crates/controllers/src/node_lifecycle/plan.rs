@@ -102,9 +102,12 @@ pub(super) fn plan_no_schedule(node: &Node, now: Timestamp) -> Option<Vec<Taint>
     if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) {
         wanted.push(CORDONED);
     }
+    // The taint that a node comes with stays until it is known whether the node is ready.
+    let kept = |key: &str| key == NOT_READY && ready(node).is_none();
     let owned = |taint: &Taint| {
         taint.effect == "NoSchedule"
-            && (taint.key == CORDONED || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key))
+            && (taint.key == CORDONED
+                || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key && !kept(key)))
     };
     retaint(node, owned, "NoSchedule", &wanted, now)
 }

@@ -40,6 +40,10 @@ fn taints_follow_conditions_and_cordon() {
             "[mine:NoSchedule node.kubernetes.io/unreachable:NoSchedule node.kubernetes.io/memory-pressure:NoSchedule]"
         ],
     );
+    // A node that has not told of itself yet stays as it came.
+    let came = json!([{"key": NOT_READY, "effect": "NoSchedule"}]);
+    check_no_schedule(&node("n", "", came.clone()), expect!["as they are"]);
+    check_no_schedule(&node("n", "True", came), expect!["[node.kubernetes.io/memory-pressure:NoSchedule]"]);
     let mut cordoned = node("n", "", json!([]));
     cordoned.spec.as_mut().unwrap().unschedulable = Some(true);
     check_no_schedule(&cordoned, expect!["[node.kubernetes.io/unschedulable:NoSchedule]"]);
