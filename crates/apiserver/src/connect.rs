@@ -69,7 +69,7 @@ impl Server {
             let upgrade = upgrade.ok_or_else(|| {
                 Status::bad_request("unable to upgrade: this connection cannot change its protocol")
             })?;
-            return Ok(join(upgrade, response));
+            return Ok(self.join(upgrade, response));
         }
         let read = target.kubelet && !connect.is_proxy() && call.parts.method == Method::GET;
         if read && !(200..=206).contains(&response.status().as_u16()) {
@@ -96,12 +96,39 @@ impl Server {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(|e| unreachable(&e))?;
         // Ends with the exchange: the connection serves this one request.
-        tokio::spawn(async move {
+        self.carry_on(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to a backend ended");
             }
         });
         sender.send_request(request).await.map_err(|e| unreachable(&e))
+    }
+
+    /// Carries bytes for a request until that ends, or the server.
+    fn carry_on(&self, carrier: impl Future<Output = ()> + Send + 'static) {
+        self.carriers.spawn(self.health.stop().clone().run_until_cancelled_owned(carrier));
+    }
+
+    /// Both sides have changed their protocol: from here bytes are carried as they are.
+    fn join(&self, upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Response<Body> {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = backend.headers().clone();
+        let there = hyper::upgrade::on(&mut backend);
+        // Ends when either side closes.
+        self.carry_on(async move {
+            let (here, there) = match tokio::try_join!(upgrade, there) {
+                Ok(both) => both,
+                Err(error) => {
+                    tracing::debug!(%error, "an upgrade did not happen");
+                    return;
+                }
+            };
+            if let Err(error) = carry(Ending(TokioIo::new(here)), Ending(TokioIo::new(there))).await {
+                tracing::debug!(%error, "a stream ended");
+            }
+        });
+        response
     }
 }
 
@@ -267,28 +294,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Ending<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
-}
-
-/// Both sides have changed their protocol: from here bytes are carried as they are.
-fn join(upgrade: OnUpgrade, mut backend: Response<hyper::body::Incoming>) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = backend.headers().clone();
-    let there = hyper::upgrade::on(&mut backend);
-    // Ends when either side closes.
-    tokio::spawn(async move {
-        let (here, there) = match tokio::try_join!(upgrade, there) {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::debug!(%error, "an upgrade did not happen");
-                return;
-            }
-        };
-        if let Err(error) = carry(Ending(TokioIo::new(here)), Ending(TokioIo::new(there))).await {
-            tracing::debug!(%error, "a stream ended");
-        }
-    });
-    response
 }
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ impl Health {
         Health { checks: checks.map(|(name, check)| (name.to_owned(), check)).into(), stop }
     }
 
+    /// Ends with the server.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// Adds `poststarthook/<name>`.
     pub fn hook(&mut self, name: &str) -> Hook {
         let flag = Arc::new(AtomicBool::new(false));

@@ -1,7 +1,6 @@
 //! Connections: TLS with HTTP/1.1 and HTTP/2, bounded, ended by cancellation.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::server::Server;
@@ -28,9 +25,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 10_000;
 const WINDOW: u32 = 4 * 1024 * 1024;
 
-/// How long nothing is accepted after a failure.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// A bound socket.
 pub type Listener = TcpListener;
 
@@ -42,19 +36,21 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    accept(listener, stop, move |socket, peer, stop| {
-        let (acceptor, server) = (acceptor.clone(), server.clone());
+    let carriers = server.carriers.clone();
+    listen::accept_until(listener, CONNECTIONS, stop.clone(), move |socket| {
+        let (acceptor, server, stop) = (acceptor.clone(), server.clone(), stop.clone());
         async move {
+            let peer = socket.peer_addr().ok();
             let shaking = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket));
             let Some(shaken) = stop.run_until_cancelled(shaking).await else { return };
             let tls = match shaken {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(error)) => {
-                    tracing::debug!(%peer, %error, "TLS handshake failed");
+                    tracing::debug!(?peer, %error, "TLS handshake failed");
                     return;
                 }
                 Err(_) => {
-                    tracing::debug!(%peer, "TLS handshake took too long");
+                    tracing::debug!(?peer, "TLS handshake took too long");
                     return;
                 }
             };
@@ -65,6 +61,8 @@ pub async fn serve(
         }
     })
     .await;
+    carriers.close();
+    carriers.wait().await;
 }
 
 /// Serves plain HTTP until it is cancelled: the insecure local port, where `identity` is everybody's.
@@ -74,42 +72,10 @@ pub async fn serve_plain(
     server: Arc<Server>,
     stop: CancellationToken,
 ) {
-    accept(listener, stop, move |socket, _, stop| {
-        connection(socket, Some(identity.clone()), server.clone(), stop)
+    listen::accept_until(listener, CONNECTIONS, stop.clone(), move |socket| {
+        connection(socket, Some(identity.clone()), server.clone(), stop.clone())
     })
     .await;
-}
-
-async fn accept<F, Fut>(listener: Listener, stop: CancellationToken, each: F)
-where
-    F: Fn(TcpStream, SocketAddr, CancellationToken) -> Fut,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let tasks = TaskTracker::new();
-    loop {
-        let next = async { (room.clone().acquire_owned().await, listener.accept().await) };
-        let Some((Ok(permit), accepted)) = stop.run_until_cancelled(next).await else { break };
-        match accepted {
-            Ok((socket, peer)) => {
-                if let Err(error) = socket.set_nodelay(true) {
-                    tracing::debug!(%peer, %error, "TCP_NODELAY");
-                }
-                let connection = each(socket, peer, stop.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                // Without descriptors the next try fails as well until a connection ends.
-                let _ = stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-            }
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
 }
 
 async fn connection<S>(socket: S, identity: Option<Identity>, server: Arc<Server>, stop: CancellationToken)

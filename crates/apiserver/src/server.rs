@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use registry::{Action, Engine, RequestContext, Resource};
+use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::connect::Dialer;
@@ -59,6 +60,8 @@ pub struct Server {
     pub(crate) address: String,
     pub(crate) health: Health,
     pub(crate) issuer: Issuer,
+    /// What carries bytes to and from backends beside the requests themselves.
+    pub(crate) carriers: TaskTracker,
     /// `group/version/plural` to the row and its version.
     routes: HashMap<String, (Arc<Resource>, usize)>,
     groups: HashSet<String>,
@@ -137,6 +140,7 @@ impl Server {
             address: config.address,
             health: config.health,
             issuer: config.issuer,
+            carriers: TaskTracker::new(),
             routes,
             groups,
             kinds,

@@ -20,10 +20,8 @@
 //! any knowledge of the API server.
 //!
 //! Start with [`NodeNetwork`]; [`nft`] and [`link`] are the two languages it speaks to the kernel,
-//! [`hostns`] makes whole nodes out of namespaces. [`accept`] is how the node's servers take connections.
+//! [`hostns`] makes whole nodes out of namespaces.
 
-mod accept;
-mod backoff;
 pub mod conntrack;
 pub mod hostns;
 pub mod ipam;
@@ -37,8 +35,6 @@ mod rules;
 mod sysctl;
 mod watch;
 
-pub use accept::{Listener, accept};
-pub use backoff::Backoff;
 pub use names::{NodeId, digest};
 pub use netlink::Error as NetlinkError;
 pub use node::{Attach, Attachment, Config, Error, NodeNetwork, Peer};

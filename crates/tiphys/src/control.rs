@@ -58,7 +58,7 @@ pub fn serve(
         _ => {}
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("listening on {}", path.display()))?;
-    tasks.spawn(network::accept(listener, TALKS, stop.clone(), move |stream| {
+    tasks.spawn(listen::accept(listener, TALKS, stop.clone(), move |stream| {
         let service = service.clone();
         async move {
             if let Err(error) = converse(stream, service).await {

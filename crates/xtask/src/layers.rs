@@ -10,7 +10,7 @@ use testkit::place;
 /// DESIGN's layers from the top of its list; a crate may use those before it.
 const LAYERS: [(&str, &[&str]); 6] = [
     ("pure", &["api", "schema", "codec", "patch", "cel"]),
-    ("state", &["store", "registry", "resources", "auth", "admission", "apiserver"]),
+    ("state", &["listen", "store", "registry", "resources", "auth", "admission", "apiserver"]),
     ("control", &["client", "controllers", "scheduler"]),
     ("node", &["cri", "runtime", "network", "proxy", "dns", "kubelet"]),
     ("edges", &["kubectl", "dashboard", "lifecycle", "tiphys"]),

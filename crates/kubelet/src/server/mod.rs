@@ -96,7 +96,7 @@ impl Listening {
     pub async fn serve(self, ctx: Arc<Context>, registry: Arc<Registry>) {
         let server = Arc::new(Server { ctx: ctx.clone(), registry, config: self.config });
         let acceptor = self.acceptor;
-        network::accept(self.listener, CONNECTIONS, ctx.stop.clone(), move |stream| {
+        listen::accept(self.listener, CONNECTIONS, ctx.stop.clone(), move |stream| {
             connection(server.clone(), acceptor.clone(), stream)
         })
         .await;

@@ -1,4 +1,9 @@
-//! Taking connections: so many at once, with a pause where the host lacks something, until told to stop.
+//! How every server takes connections: so many at once, with a pause where the host lacks something, until
+//! told to stop. Start at [`accept`].
+
+mod backoff;
+
+pub use backoff::Backoff;
 
 use std::io;
 use std::sync::Arc;
@@ -7,8 +12,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use crate::Backoff;
 
 /// A socket that listens.
 pub trait Listener: Send + Sync {
@@ -40,13 +43,32 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves the connections of `listener`, `room` at once, until `stop`; ends theirs then, and returns when they
-/// have ended.
+/// Serves the connections of `listener`, `room` at once, until `stop`; cuts them off then, and returns when
+/// they have ended. An error never ends it, see [`accept_until`].
+pub async fn accept<L: Listener, F>(
+    listener: L,
+    room: usize,
+    stop: CancellationToken,
+    mut serve: impl FnMut(L::Connection) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let cut = stop.clone();
+    let serve = move |connection| {
+        let serving = cut.clone().run_until_cancelled_owned(serve(connection));
+        async move {
+            serving.await;
+        }
+    };
+    accept_until(listener, room, stop, serve).await;
+}
+
+/// As [`accept`], but who serves a connection sees to it that it ends after `stop`.
 ///
 /// An error never ends it: one that concerns a single connection is passed over, and where the host lacks
 /// something (descriptors, memory) it tries again after a pause, while connections that end give theirs
 /// back.
-pub async fn accept<L: Listener, F>(
+pub async fn accept_until<L: Listener, F>(
     listener: L,
     room: usize,
     stop: CancellationToken,
@@ -68,10 +90,10 @@ pub async fn accept<L: Listener, F>(
                 }
                 backoff.succeeded();
                 let serving = serve(connection);
-                tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+                tasks.spawn(async move {
                     serving.await;
                     drop(permit);
-                }));
+                });
             }
             Err(error) if concerns_one_connection(&error) => {
                 tracing::debug!(%error, "a connection ended before it was accepted");
