@@ -24,6 +24,11 @@ fn main() {
         types.push(type_of(name, schema, &ids, &facts));
         docs.insert(name.clone(), docs_of(schema));
     }
+    for row in rows("enums.tsv") {
+        let known = definitions.get(&row[0]).is_some_and(|schema| schema["properties"].get(&row[1]).is_some());
+        assert!(known, "enums.tsv: no such field: {row:?}");
+        docs[&row[0]]["e"][&row[1]] = row[2].split(',').collect();
+    }
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     write(&Path::new(&out).join("types.zst"), &Value::Array(types));
     write(&Path::new(&out).join("docs.zst"), &Value::Object(docs));

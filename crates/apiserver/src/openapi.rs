@@ -407,6 +407,10 @@ impl<'a> Writer<'a> {
         if let Some(text) = self.docs.of_field(&ty.name, &field.name) {
             value["description"] = text.into();
         }
+        if let Some(values) = self.docs.values_of(&ty.name, &field.name) {
+            let one = if matches!(field.shape, Shape::List(_)) { &mut value["items"] } else { &mut value };
+            one["enum"] = json!(values);
+        }
         if let Some(default) = &field.default {
             value["default"] = default.clone();
         }

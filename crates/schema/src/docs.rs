@@ -12,6 +12,8 @@ struct TypeDocs {
     d: Option<String>,
     #[serde(default)]
     f: HashMap<String, String>,
+    #[serde(default)]
+    e: HashMap<String, Vec<String>>,
 }
 
 impl Docs {
@@ -27,5 +29,10 @@ impl Docs {
 
     pub fn of_field(&self, name: &str, field: &str) -> Option<&str> {
         self.0.get(name)?.f.get(field).map(String::as_str)
+    }
+
+    /// The values that a field may have, or the items of a list, where there are only so many.
+    pub fn values_of(&self, name: &str, field: &str) -> Option<&[String]> {
+        self.0.get(name)?.e.get(field).map(Vec::as_slice)
     }
 }

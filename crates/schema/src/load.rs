@@ -132,6 +132,10 @@ mod tests {
         let spec = types.object(&pod.field("spec").unwrap().shape).unwrap();
         assert_eq!(spec.go_name(), "v1.PodSpec");
         assert!(spec.field("containers").unwrap().required);
+        let docs = crate::docs::Docs::unpack();
+        let values = docs.values_of("io.k8s.api.core.v1.PodSpec", "restartPolicy").unwrap();
+        assert_eq!(values, ["Always", "Never", "OnFailure"]);
+        assert!(docs.values_of("io.k8s.api.core.v1.PodSpec", "nodeName").is_none());
         assert_eq!(spec.field("containers").unwrap().patch_merge_key.as_deref(), Some("name"));
         assert!(types.iter().count() > 500);
     }
