@@ -25,7 +25,8 @@ fn main() {
         docs.insert(name.clone(), docs_of(schema));
     }
     for row in rows("enums.tsv") {
-        let known = definitions.get(&row[0]).is_some_and(|schema| schema["properties"].get(&row[1]).is_some());
+        let known =
+            definitions.get(&row[0]).is_some_and(|schema| schema["properties"].get(&row[1]).is_some());
         assert!(known, "enums.tsv: no such field: {row:?}");
         docs[&row[0]]["e"][&row[1]] = row[2].split(',').collect();
     }

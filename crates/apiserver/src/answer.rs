@@ -25,11 +25,16 @@ pub(crate) fn object_bytes(endpoint: &Endpoint, item: &Item) -> Result<Bytes, St
 /// An object in the endpoint's version, where that is not the stored form.
 fn converted(endpoint: &Endpoint, item: &Item) -> Result<Object, Status> {
     let mut object = item.object()?;
+    show_as(endpoint, &mut object);
+    Ok(object)
+}
+
+/// Makes an object in the stored form one of the endpoint's version.
+pub(crate) fn show_as(endpoint: &Endpoint, object: &mut Object) {
     if let Some(convert) = &endpoint.resource.versions[endpoint.version].convert {
-        convert.restore(&mut object);
+        convert.restore(object);
     }
     object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
-    Ok(object)
 }
 
 fn partial_head(accepted: Accepted) -> String {
@@ -121,22 +126,22 @@ impl Server {
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-        let mut object = written.object.clone();
-        if let Some(convert) = &endpoint.resource.versions[endpoint.version].convert {
-            convert.restore(&mut object);
-        }
-        object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
         let mut response = match accepted.form {
-            Form::Object => encode(code, &object.0, accepted),
+            Form::Object => {
+                let mut object = written.object.clone();
+                show_as(endpoint, &mut object);
+                encode(code, &object.0, accepted)
+            }
             Form::Metadata { list: true } => return Err(no_list(endpoint)),
             Form::Metadata { list: false } => {
-                let mut metadata = object.0.remove("metadata").unwrap_or_default();
+                let mut metadata = written.object.0.get("metadata").cloned().unwrap_or_default();
                 table::take_versioned(endpoint, &mut metadata);
                 encode(code, &table::partial(metadata, accepted), accepted)
             }
             Form::Table => {
+                let object = &written.object;
                 let revision = object.resource_version().parse().map(store::Revision).unwrap_or_default();
-                self.answer_table(call, endpoint, &object, revision, (accepted, code))?
+                self.answer_table(call, endpoint, object, revision, (accepted, code))?
             }
         };
         respond::warn(response.headers_mut(), warnings);

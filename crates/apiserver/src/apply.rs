@@ -37,6 +37,9 @@ impl Server {
             )));
         }
         let change = |current: Option<&Object>| {
+            if current.is_none() {
+                self.check_verb(call, info, "create")?;
+            }
             let applied =
                 self.engine.apply(resource, &asked.cx, part, current, &config.value, asked.force)?;
             let (mut object, unknown) =

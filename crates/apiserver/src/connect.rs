@@ -49,6 +49,9 @@ impl Server {
         connect: &dyn Connect,
         body: Body,
     ) -> Result<Response<Body>, Status> {
+        if connect.streams_create() && call.parts.method == Method::GET && is_websocket(&call.parts.headers) {
+            self.check_verb(&call, info, "create")?;
+        }
         let Asking { scheme, name, port } = Asking::of(&info.name, endpoint, connect)?;
         let item = self.engine.get(&endpoint.resource, &info.namespace, name, None).await?;
         let object = item.object()?;
@@ -130,6 +133,12 @@ impl Server {
         });
         response
     }
+}
+
+/// Whether a request asks to become a WebSocket.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let asked = headers.get_all(UPGRADE).into_iter().filter_map(|value| value.to_str().ok());
+    asked.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// A kubelet's refusal of what was to be read from it, as a Status.

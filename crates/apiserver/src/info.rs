@@ -12,7 +12,7 @@ pub struct Info {
     pub resource: String,
     pub name: String,
     pub subresource: String,
-    /// Behind the subresource: `/nodes/a/proxy/REST`.
+    /// Behind the subresource: `/nodes/a/proxy/REST`, as it was sent: whom it is handed on to decodes it.
     pub rest: String,
     /// An old-style `/watch/` path.
     pub watch: bool,
@@ -24,11 +24,9 @@ const NAMESPACES: &str = "namespaces";
 impl Info {
     /// `None` for a path that names no resource.
     pub fn parse(path: &str) -> Option<Info> {
-        let mut parts: Vec<String> = path
-            .trim_matches('/')
-            .split('/')
-            .map(|p| percent_decode_str(p).decode_utf8_lossy().into_owned())
-            .collect();
+        let raw: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let mut parts: Vec<String> =
+            raw.iter().map(|p| percent_decode_str(p).decode_utf8_lossy().into_owned()).collect();
         let mut info = Info::default();
         let used = match parts.first().map(String::as_str) {
             Some("api") => {
@@ -59,7 +57,7 @@ impl Info {
         info.resource = parts.next().filter(|p| !p.is_empty())?;
         info.name = parts.next().unwrap_or_default();
         info.subresource = parts.next().unwrap_or_default();
-        info.rest = parts.collect::<Vec<_>>().join("/");
+        info.rest = raw[raw.len() - parts.len()..].join("/");
         if !info.rest.is_empty() && path.ends_with('/') {
             info.rest.push('/');
         }
@@ -100,6 +98,11 @@ mod tests {
         check("/api/v1/namespaces/a/pods/b/log", ["", "v1", "a", "pods", "b", "log", ""]);
         check("/apis/apps/v1/namespaces/a/deployments/b", ["apps", "v1", "a", "deployments", "b", "", ""]);
         check("/api/v1/nodes/n/proxy/x/y/", ["", "v1", "", "nodes", "n", "proxy", "x/y/"]);
+        check(
+            "/api/v1/namespaces/a/pods/p/proxy/x%20y%3F/%2e",
+            ["", "v1", "a", "pods", "p", "proxy", "x%20y%3F/%2e"],
+        );
+        check("/api/v1/namespaces/a/pods/p%2d/proxy//x", ["", "v1", "a", "pods", "p-", "proxy", "/x"]);
         assert!(Info::parse("/api/v1/watch/namespaces/a/pods").unwrap().watch);
         assert_eq!(Info::parse("/healthz"), None);
         assert_eq!(Info::parse("/api/v1"), None);

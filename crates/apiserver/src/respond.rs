@@ -1,5 +1,7 @@
 //! Answers. The one place where a `Status` becomes HTTP.
 
+use std::collections::HashSet;
+
 use api::Status;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -79,15 +81,53 @@ pub fn warn_first(headers: &mut HeaderMap, warning: String) {
     }
 }
 
-/// Adds `Warning: 299 - "…"`, one a text; repeated ones once.
+/// Characters of all warnings together; where there are more each is cut to [`WARNING_CUT`], as upstream cuts.
+const WARNINGS_MAX: usize = 4096;
+const WARNING_CUT: usize = 256;
+
+/// Adds `Warning: 299 - "…"`, one a text; repeated ones once, and no more than clients read.
 pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
-    for (i, warning) in warnings.iter().enumerate() {
-        if warnings[..i].contains(warning) {
-            continue;
+    let mut told = HashSet::new();
+    let once: Vec<&String> = warnings.iter().filter(|w| told.insert(w.as_str())).collect();
+    let cut = once.iter().map(|w| w.chars().count()).sum::<usize>() > WARNINGS_MAX;
+    let mut written = 0;
+    for warning in once {
+        let length = warning.chars().count();
+        let (warning, length) = if cut && length > WARNING_CUT {
+            (
+                &warning[..warning.char_indices().nth(WARNING_CUT).map_or(warning.len(), |(at, _)| at)],
+                WARNING_CUT,
+            )
+        } else {
+            (warning.as_str(), length)
+        };
+        if written >= WARNINGS_MAX {
+            break;
         }
+        written += length;
         let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {
             headers.append(WARNING, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(warnings: &[String], expected: (usize, usize)) {
+        let mut headers = HeaderMap::new();
+        warn(&mut headers, warnings);
+        let all: Vec<_> = headers.get_all(WARNING).into_iter().collect();
+        assert_eq!((all.len(), all.iter().map(|value| value.len()).max().unwrap_or_default()), expected);
+    }
+
+    #[test]
+    fn warnings_are_told_once_and_within_bounds() {
+        check(&["a".into(), "b".into(), "a".into()], (2, "299 - \"a\"".len()));
+        check(&["x".repeat(3000)], (1, 3000 + 8));
+        let many: Vec<String> = (0..300).map(|i| format!("{i:01000}")).collect();
+        check(&many, (WARNINGS_MAX / WARNING_CUT, WARNING_CUT + 8));
     }
 }

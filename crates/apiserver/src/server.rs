@@ -115,6 +115,23 @@ pub(crate) struct Endpoint {
     pub version: usize,
 }
 
+/// What a request is to authorisation.
+fn attributes<'a>(call: &'a Call, info: &'a Info, verb: &'a str) -> Attributes<'a> {
+    Attributes {
+        user: &call.user,
+        verb,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: call.parts.uri.path(),
+        is_resource: true,
+        fields: &[],
+    }
+}
+
 impl Server {
     pub fn new(config: Config) -> Arc<Server> {
         let mut routes = HashMap::new();
@@ -255,23 +272,15 @@ impl Server {
         let equalities: Vec<(&str, &str)> =
             selector.0.iter().filter(|t| t.equals).map(|t| (t.field.as_str(), t.value.as_str())).collect();
         let selected = selector.required("metadata.name").unwrap_or_default();
-        let attributes = match info {
-            Some(info) => Attributes {
-                user,
-                verb,
-                group: &info.group,
-                version: &info.version,
-                resource: &info.resource,
-                subresource: &info.subresource,
-                namespace: &info.namespace,
-                name: if info.name.is_empty() { selected } else { &info.name },
-                path,
-                is_resource: true,
-                fields: &equalities,
-            },
-            None => Attributes::path(user, &method, path),
-        };
-        self.access.check(&attributes)
+        let Some(info) = info else { return self.access.check(&Attributes::path(user, &method, path)) };
+        let name = if info.name.is_empty() { selected } else { &info.name };
+        self.access.check(&Attributes { name, fields: &equalities, ..attributes(call, info, verb) })
+    }
+
+    /// Whether what a request turns out to be besides is the caller's right: a write that creates, a read that
+    /// becomes a stream.
+    pub(crate) fn check_verb(&self, call: &Call, info: &Info, verb: &str) -> Result<(), Status> {
+        self.access.check(&attributes(call, info, verb))
     }
 
     /// Paths that are no resource's.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use store::Revision;
 
-use crate::answer::list_meta;
+use crate::answer::{list_meta, show_as};
 use crate::negotiate::Accepted;
 use crate::server::{Call, Endpoint};
 
@@ -82,7 +82,7 @@ fn object_of(
         "Object" => {
             let mut object = object.clone();
             if let Some(endpoint) = endpoint {
-                object.set_type(&endpoint.resource.api_version(endpoint.version), &endpoint.resource.kind);
+                show_as(endpoint, &mut object);
             }
             Ok(object.into_value())
         }

@@ -1,5 +1,7 @@
 //! WATCH: events as lines of JSON, as they come.
 
+use std::time::Duration;
+
 use api::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response};
@@ -16,6 +18,8 @@ use crate::table;
 
 /// Events are gathered into chunks of about this many bytes when several are ready.
 const CHUNK: usize = 64 * 1024;
+/// How long a watch lasts whose client names no end, at least; at most twice as long.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// What a watch's stream holds between events.
 struct Telling {
@@ -37,7 +41,9 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let accepted = negotiate::accepted(&call.parts.headers, true)?;
         let options = call.query.watch(&endpoint.resource, &info.namespace, &info.name)?;
-        let timeout = call.query.timeout()?;
+        // Who names no end is given one, as upstream: connections are spread over servers again, and nobody
+        // who is gone stays.
+        let timeout = call.query.timeout()?.unwrap_or_else(|| LIFETIME.mul_f64(1.0 + rand::random::<f64>()));
         let watcher = self.engine.watch(&endpoint.resource, options).await?;
         let telling = Telling {
             watcher,
@@ -51,7 +57,7 @@ impl Server {
             engine: self.engine.clone(),
             first: true,
             // One beyond what a clock can say is none.
-            deadline: timeout.and_then(|t| tokio::time::Instant::now().checked_add(t)),
+            deadline: tokio::time::Instant::now().checked_add(timeout),
         };
         let stream = futures::stream::unfold(telling, |mut telling| async move {
             let chunk = telling.chunk().await?;

@@ -103,7 +103,12 @@ impl Server {
             preconditions: Preconditions { uid: (!uid.is_empty()).then_some(uid), resource_version: None },
             ..UpdateOptions::default()
         };
-        let change = |_: Option<&Object>| Ok((object.clone(), Vec::new()));
+        let change = |current: Option<&Object>| {
+            if current.is_none() {
+                self.check_verb(call, info, "create")?;
+            }
+            Ok((object.clone(), Vec::new()))
+        };
         let at = (info.namespace.as_str(), info.name.as_str());
         let written = self.engine.update(&endpoint.resource, &asked.cx, at, part, &change, &options).await?;
         warnings.extend(written.warnings.iter().cloned());

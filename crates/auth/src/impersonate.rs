@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use api::Status;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::access::Refused;
 use crate::authorize::{Attributes, Chain};
 use crate::user::{ANONYMOUS, AUTHENTICATED, SERVICE_ACCOUNTS, UNAUTHENTICATED, User, split_service_account};
 
@@ -28,33 +29,27 @@ pub struct Impersonation {
 pub struct Incomplete(String);
 
 impl Impersonation {
-    /// None where the headers ask for nobody.
+    /// None where the headers ask for nobody. Headers that are there ask, whatever they hold: a proxy that
+    /// has no name to give must not act with its own rights.
     ///
     /// # Errors
-    /// [`Incomplete`].
-    pub fn parse(headers: &HeaderMap) -> Result<Option<Impersonation>, Incomplete> {
-        let text = |name: &str| {
-            headers
-                .get_all(name)
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let mut asked = Impersonation {
-            user: text(USER).into_iter().next().unwrap_or_default(),
-            groups: text(GROUP),
-            uid: text(UID).into_iter().next().unwrap_or_default(),
-            extra: BTreeMap::new(),
-        };
-        for name in headers.keys().map(http::HeaderName::as_str).filter(|n| n.starts_with(EXTRA)) {
-            asked.extra.insert(unescape(&name[EXTRA.len()..]), text(name));
-        }
-        if asked == Impersonation::default() {
+    /// [`Incomplete`]; 400 for values that are not UTF-8.
+    pub fn parse(headers: &HeaderMap) -> Result<Option<Impersonation>, Refused> {
+        let extras = || headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with(EXTRA));
+        if extras().next().is_none() && ![USER, GROUP, UID].iter().any(|name| headers.contains_key(*name)) {
             return Ok(None);
         }
+        let mut asked = Impersonation {
+            user: values(headers, USER)?.into_iter().next().unwrap_or_default(),
+            groups: values(headers, GROUP)?,
+            uid: values(headers, UID)?.into_iter().next().unwrap_or_default(),
+            extra: BTreeMap::new(),
+        };
+        for name in extras() {
+            asked.extra.insert(unescape(&name[EXTRA.len()..]), values(headers, name)?);
+        }
         if asked.user.is_empty() {
-            return Err(Incomplete(asked.references().join(" ")));
+            return Err(Incomplete(asked.references().join(" ")).into());
         }
         Ok(Some(asked))
     }
@@ -108,6 +103,15 @@ impl Impersonation {
     }
 }
 
+/// All values of a header.
+fn values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Status> {
+    let text = |value: &HeaderValue| match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(Status::bad_request(format!("the value of the header {name} is not valid UTF-8"))),
+    };
+    headers.get_all(name).iter().map(text).collect()
+}
+
 /// Keys of extras are percent-encoded, for header names hold few characters.
 fn unescape(key: &str) -> String {
     percent_encoding::percent_decode_str(key)
@@ -124,23 +128,27 @@ mod tests {
     use super::*;
     use crate::{Rbac, bootstrap};
 
-    fn check(headers: &[(&'static str, &'static str)], asker: &User, expect: Expect) {
+    fn check(headers: &[(&'static str, &str)], asker: &User, expect: Expect) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        expect.assert_eq(&outcome(&map, asker));
+    }
+
+    fn outcome(map: &HeaderMap, asker: &User) -> String {
         let rbac = Rbac::default();
         rbac.put_policy(&bootstrap::policy());
         let chain = Chain::new(vec![Arc::new(rbac)]);
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(*name, value.parse().unwrap());
-        }
-        let text = match Impersonation::parse(&map) {
-            Err(incomplete) => incomplete.to_string(),
+        match Impersonation::parse(map) {
+            Err(Refused::Incomplete(incomplete)) => incomplete.to_string(),
+            Err(Refused::Status(status)) => format!("{} {}", status.code, status.message),
             Ok(None) => "nobody".into(),
             Ok(Some(asked)) => match asked.apply(asker, &chain) {
                 Ok(user) => format!("{} {:?} {:?} {:?}", user.name, user.uid, user.groups, user.extra),
                 Err(status) => status.message,
             },
-        };
-        expect.assert_eq(&text);
+        }
     }
 
     #[test]
@@ -183,5 +191,38 @@ mod tests {
                 r#"users "jane" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope"#
             ]],
         );
+    }
+
+    #[test]
+    fn values_are_utf_8() {
+        let root = User::new("root", ["system:masters"]);
+        check(
+            &[("impersonate-user", "jörg"), ("impersonate-group", "größe"), ("impersonate-extra-a", "ü")],
+            &root,
+            expect![[r#"jörg "" ["größe", "system:authenticated"] {"a": ["ü"]}"#]],
+        );
+        for name in ["impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-a"] {
+            let mut map = HeaderMap::new();
+            map.insert(name, HeaderValue::from_bytes(b"j\xf6rg").unwrap());
+            map.append("impersonate-user", HeaderValue::from_static("jane"));
+            let said = format!("400 the value of the header {name} is not valid UTF-8");
+            assert_eq!(outcome(&map, &root), said);
+        }
+    }
+
+    #[test]
+    fn a_header_without_a_value_asks() {
+        let root = User::new("root", ["system:masters"]);
+        check(
+            &[("impersonate-user", ""), ("impersonate-group", "devs")],
+            &root,
+            expect!["requested [{Group  devs    }] without impersonating a user"],
+        );
+        check(
+            &[("impersonate-group", "")],
+            &root,
+            expect!["requested [{Group      }] without impersonating a user"],
+        );
+        check(&[("impersonate-user", "")], &root, expect!["requested [] without impersonating a user"]);
     }
 }

@@ -127,6 +127,27 @@ impl NodeAuthorizer {
     pub fn remove_volume_attachment(&self, name: &str) {
         self.write(|graph| drop(graph.attachments.remove(name)));
     }
+
+    /// Takes out the pods whose namespace and name are not to be kept: the state is told anew.
+    pub fn retain_pods(&self, keep: impl Fn(&str, &str) -> bool) {
+        self.write(|graph| {
+            let gone: Vec<Name> = graph.pods.keys().filter(|(n, k)| !keep(n, k)).cloned().collect();
+            gone.iter().for_each(|name| graph.remove_pod(name));
+        });
+    }
+
+    /// Takes out the persistent volumes whose name is not to be kept.
+    pub fn retain_persistent_volumes(&self, keep: impl Fn(&str) -> bool) {
+        self.write(|graph| {
+            let gone: Vec<String> = graph.volumes.keys().filter(|name| !keep(name)).cloned().collect();
+            gone.iter().for_each(|name| graph.remove_volume(name));
+        });
+    }
+
+    /// Takes out the volume attachments whose name is not to be kept.
+    pub fn retain_volume_attachments(&self, keep: impl Fn(&str) -> bool) {
+        self.write(|graph| graph.attachments.retain(|name, _| keep(name)));
+    }
 }
 
 impl Graph {
@@ -205,6 +226,27 @@ fn needs(pod: &Object) -> Vec<Target> {
         found.insert((Need::ServiceAccount, account.to_owned()));
     }
     found.into_iter().map(|(need, name)| (need, pod.namespace().to_owned(), name)).collect()
+}
+
+/// What a pod refers to that a node must not give its own pods a right to, in upstream's words.
+pub fn referenced(pod: &Object) -> Vec<&'static str> {
+    let needs: HashSet<Need> = needs(pod).into_iter().map(|(need, ..)| need).collect();
+    let volumes = || pod.get(&["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();
+    let bundles = |volume: &Value| {
+        let sources = volume["projected"]["sources"].as_array();
+        sources.into_iter().flatten().any(|source| source.get("clusterTrustBundle").is_some())
+    };
+    let claims = |volume: &Value| volume.get("persistentVolumeClaim").is_some();
+    [
+        ("a service account", needs.contains(&Need::ServiceAccount)),
+        ("secrets", needs.contains(&Need::Secret)),
+        ("configmaps", needs.contains(&Need::ConfigMap)),
+        ("clustertrustbundles", volumes().any(bundles)),
+        ("persistentvolumeclaims", volumes().any(claims)),
+    ]
+    .into_iter()
+    .filter_map(|(what, is)| is.then_some(what))
+    .collect()
 }
 
 /// Finds references by the names that the API gives them, wherever they stand.

@@ -50,6 +50,14 @@ pub fn reason(error: &kube::Error) -> &str {
     }
 }
 
+/// What the server said, without the rest of its `Status`; else what went wrong.
+pub fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 pub fn is_not_found(error: &kube::Error) -> bool {
     code(error) == Some(404)
 }

@@ -61,6 +61,9 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, Error> {
     Ok(Decoded { value, duplicates: duplicates.into_inner(), yaml: false, source: Bytes::new() })
 }
 
+/// Doubled fields that are told of, as many as upstream's decoder tells.
+const MAX_DUPLICATES: usize = 100;
+
 /// Paths (`spec.containers[0].foo`) in the order in which a JSON text has them; those that it does not
 /// have come last. A decoded map no longer knows.
 pub fn in_order(source: &[u8], mut paths: Vec<String>) -> Vec<String> {
@@ -222,7 +225,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some((key, line)) = self.key(&mut map)? {
             let at = At::Key(&self.at, &key);
             let value = map.next_value_seed(self.below(at))?;
-            if object.contains_key(&key) {
+            if object.contains_key(&key) && self.duplicates.borrow().len() < MAX_DUPLICATES {
                 self.duplicates.borrow_mut().push(if self.yaml {
                     format!("line {line}: key \"{key}\" already set in map")
                 } else {

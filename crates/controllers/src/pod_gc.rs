@@ -1,24 +1,28 @@
 //! Pods nobody else deletes: those on nodes that are gone, those that were never placed and are told to
 //! go, and the oldest of those that ended once there are too many.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use client::{Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Change, Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
+use parking_lot::Mutex;
 
 use crate::context::{Context, Error};
 use crate::pods;
 
-/// How long after a node is gone its pods are left alone: it may only have been made anew.
+/// How long pods of a node that is not there are left alone: it may be about to come, or made anew.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
 struct Controller {
     context: Context,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
+    /// Since when nodes that pods name are known not to be there.
+    missing: Mutex<HashMap<String, Instant>>,
 }
 
 /// The one thing there is to look at: all pods.
@@ -29,23 +33,27 @@ pub async fn run(context: Context) {
     let queue = WorkQueue::default();
     let pods = context.informers.of::<Pod>();
     let nodes = context.informers.of::<Node>();
-    pods.enqueue(&queue, |change| {
+    let known = nodes.clone();
+    pods.enqueue(&queue, move |change| {
         let pod = change.object();
         let ended = !change.is_deleted() && pods::is_terminal(pod);
         let unplaced = pods::is_deleting(pod) && pods::node(pod).is_none();
-        (ended || unplaced).then_some(All)
+        let elsewhere = matches!(change, Change::Added(_))
+            && pods::node(pod).is_some_and(|node| known.get(&ObjectKey::cluster(node)).is_none());
+        (ended || unplaced || elsewhere).then_some(All)
     });
     let later = queue.clone();
     nodes.on_change(move |change| {
         if change.is_deleted() {
-            later.add_after(All, QUARANTINE);
+            // The quarantine begins with the look at it.
+            later.add(All);
         }
     });
     pods.synced().await;
     nodes.synced().await;
-    queue.add_after(All, QUARANTINE);
+    queue.add(All);
     let cancel = context.cancel.clone();
-    let controller = Arc::new(Controller { context, pods, nodes });
+    let controller = Arc::new(Controller { context, pods, nodes, missing: Mutex::default() });
     client::run("podgc", queue, Workers(1), controller, cancel).await;
 }
 
@@ -71,16 +79,26 @@ impl Reconcile for Controller {
         let threshold = self.context.config.terminated_pod_threshold;
         let has_node = |name: &str| self.nodes.get(&ObjectKey::cluster(name)).is_some();
         let live: Api<Node> = Api::all(self.context.client.clone());
-        for pod in plan(&self.pods.list(), threshold, has_node) {
-            if let Some(node) = pods::node(&pod).filter(|node| !has_node(node)) {
+        let victims = plan(&self.pods.list(), threshold, has_node);
+        let named = |node: &str| victims.iter().any(|pod| pods::node(pod) == Some(node));
+        self.missing.lock().retain(|node, _| !has_node(node) && named(node));
+        let mut again: Option<Duration> = None;
+        for pod in &victims {
+            if let Some(node) = pods::node(pod).filter(|node| !has_node(node)) {
                 // The cache of pods may be ahead of that of nodes.
                 let found =
                     live.get_opt(node).await.map_err(Error::api(format!("looking for node {node}")))?;
                 if found.is_some() {
                     continue;
                 }
+                let since = *self.missing.lock().entry(node.to_owned()).or_insert_with(Instant::now);
+                let left = QUARANTINE.saturating_sub(since.elapsed());
+                if !left.is_zero() {
+                    again = Some(again.map_or(left, |other| other.min(left)));
+                    continue;
+                }
             }
-            let key = ObjectKey::of(&*pod);
+            let key = ObjectKey::of(&**pod);
             let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
@@ -90,7 +108,7 @@ impl Reconcile for Controller {
             let deleted = api.delete(&key.name, &params).await;
             write::found(deleted.map(drop)).map_err(Error::api(format!("deleting pod {key}")))?;
         }
-        Ok(None)
+        Ok(again)
     }
 }
 

@@ -7,11 +7,16 @@ pub use backoff::Backoff;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// After how long a silence the other end is asked whether it is there, and then how often: as Go's servers.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A socket that listens.
 pub trait Listener: Send + Sync {
@@ -30,6 +35,11 @@ impl Listener for TcpListener {
         if let Err(error) = stream.set_nodelay(true) {
             // It works without too; most likely its other end has gone.
             tracing::debug!(%peer, %error, "TCP_NODELAY");
+        }
+        // Who vanished without a word, from a watch of what never changes say, is noticed.
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+            tracing::debug!(%peer, %error, "SO_KEEPALIVE");
         }
         Ok(stream)
     }

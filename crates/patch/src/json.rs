@@ -11,6 +11,12 @@ use crate::go;
 
 /// A patch of more operations is refused.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// What a patch may copy in all, in bytes of JSON: as much as a request may send.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
+/// What it may move, each move counted with all that is in it.
+const MAX_MOVED: usize = 64 * 1024 * 1024;
+/// How deep a document may become: deeper ones no decoder reads.
+const MAX_DEPTH: usize = 120;
 
 type Done<T> = Result<T, &'static str>;
 
@@ -36,8 +42,9 @@ pub fn json_patch(mut doc: Value, patch: &Value) -> Result<Value, Error> {
     if operations.len() > MAX_OPERATIONS {
         return Err(Error::TooManyOperations(operations.len()));
     }
+    let mut room = Room { copied: MAX_COPIED, moved: MAX_MOVED };
     for (index, operation) in operations.iter().enumerate() {
-        operation.apply(&mut doc).map_err(|why| Error::Operation {
+        operation.apply(&mut doc, &mut room).map_err(|why| Error::Operation {
             index,
             op: operation.op.to_owned(),
             path: operation.path.unwrap_or_default().to_owned(),
@@ -76,10 +83,65 @@ fn read(patch: &Value) -> Result<Vec<Operation<'_>>, Error> {
     Ok(operations)
 }
 
+/// What is left of the bounds, in bytes.
+struct Room {
+    copied: usize,
+    moved: usize,
+}
+
+impl Room {
+    /// Whether a value may come to stand at a path.
+    fn check_depth(path: &str, depth: usize) -> Done<()> {
+        if path.matches('/').count() + depth > MAX_DEPTH {
+            Err("the document would be too deep")
+        } else {
+            Ok(())
+        }
+    }
+
+    fn copy(&mut self, path: &str, value: &Value) -> Done<()> {
+        let (bytes, depth) = measure(value);
+        self.copied = self.copied.checked_sub(bytes).ok_or("too much is copied")?;
+        Room::check_depth(path, depth)
+    }
+
+    fn shift(&mut self, path: &str, value: &Value) -> Done<()> {
+        let (bytes, depth) = measure(value);
+        self.moved = self.moved.checked_sub(bytes).ok_or("too much is moved")?;
+        Room::check_depth(path, depth)
+    }
+}
+
+/// About the bytes that a value takes as JSON, and how many containers stand in each other. Walks without
+/// recursion, as what it measures may be too deep for that.
+fn measure(value: &Value) -> (usize, usize) {
+    let (mut bytes, mut deepest) = (0, 0);
+    let mut left = vec![(value, 0)];
+    while let Some((value, depth)) = left.pop() {
+        deepest = deepest.max(depth);
+        bytes += match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 4,
+            Value::String(text) => text.len() + 2,
+            Value::Array(items) => {
+                left.extend(items.iter().map(|item| (item, depth + 1)));
+                items.len() + 2
+            }
+            Value::Object(map) => {
+                left.extend(map.values().map(|value| (value, depth + 1)));
+                map.keys().map(|key| key.len() + 4).sum::<usize>() + 2
+            }
+        };
+    }
+    (bytes, deepest)
+}
+
 impl Operation<'_> {
-    fn apply(&self, doc: &mut Value) -> Done<()> {
+    fn apply(&self, doc: &mut Value, room: &mut Room) -> Done<()> {
         let path = self.path.ok_or("missing field: path")?;
         let from = || self.from.ok_or("missing field: from");
+        if matches!(self.op, "add" | "replace") {
+            Room::check_depth(path, measure(self.value).1)?;
+        }
         match self.op {
             "add" => add(doc, path, self.value.clone()),
             "remove" => remove(doc, path).map(drop),
@@ -90,10 +152,13 @@ impl Operation<'_> {
             "replace" => replace(doc, path, self.value.clone()),
             "move" => {
                 let value = remove(doc, from()?)?;
+                room.shift(path, &value)?;
                 add(doc, path, value)
             }
             "copy" => {
-                let value = get(doc, from()?)?.ok_or(NO_KEY)?.clone();
+                let found = get(doc, from()?)?.ok_or(NO_KEY)?;
+                room.copy(path, found)?;
+                let value = found.clone();
                 add(doc, path, value)
             }
             "test" => {
@@ -278,5 +343,28 @@ mod tests {
         ] {
             check(json!([patch]), why);
         }
+    }
+
+    #[test]
+    fn what_is_copied_and_how_deep_is_bounded() {
+        let twice = |i: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/{i}")});
+        let doubling: Vec<Value> = (0..40).map(twice).collect();
+        let error = json_patch(json!({"data": {"a": "b"}}), &json!(doubling)).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Operation { why: "too much is copied" | "the document would be too deep", .. }
+        ));
+        let wide: Vec<Value> =
+            (0..40).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/b/{i}")})).collect();
+        let long = json!({"a": "x".repeat(100_000), "b": {}});
+        let error = json_patch(long.clone(), &json!(wide)).unwrap_err();
+        assert!(matches!(error, Error::Operation { index: 31, why: "too much is copied", .. }), "{error:?}");
+        assert!(json_patch(long, &json!(wide[..31])).is_ok());
+        let chain = (0..100).fold(json!(1), |inner, _| json!({"a": inner}));
+        let under = "/a".repeat(30);
+        let moved = json!([{"op": "move", "from": "/other", "path": under}]);
+        let doc = json!({"a": chain.clone(), "other": chain});
+        let error = json_patch(doc, &moved).unwrap_err();
+        assert!(matches!(error, Error::Operation { why: "the document would be too deep", .. }));
     }
 }

@@ -209,6 +209,9 @@ fn shorten(object: &mut Object, asked: i64) {
 
 /// Finalizers that carry the propagation policy to the garbage collector.
 fn set_finalizers(resource: &Resource, options: &DeleteOptions, object: &mut Object) {
+    if !resource.strategy.is_collected() {
+        return;
+    }
     let standing: Vec<String> = object.finalizers().into_iter().map(str::to_owned).collect();
     let policy = options.propagation.or_else(|| {
         let named = |name: &str| standing.iter().any(|f| f == name);

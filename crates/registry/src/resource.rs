@@ -189,6 +189,11 @@ pub trait Connect: Send + Sync {
     fn is_proxy(&self) -> bool {
         false
     }
+    /// Whether a request that becomes a WebSocket asks for the right to create, as it is no mere read
+    /// whatever its method: since v1.35.
+    fn streams_create(&self) -> bool {
+        false
+    }
     /// `None` where there is nothing to be had yet, which is no fault.
     ///
     /// # Errors

@@ -149,6 +149,12 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// Whether the garbage collector looks after objects of the kind; if not a delete's propagation policy says
+    /// nothing.
+    fn is_collected(&self) -> bool {
+        true
+    }
+
     /// What propagation a delete without one means.
     fn orphans_by_default(&self) -> bool {
         false

@@ -338,11 +338,10 @@ fn put_back(new: &mut Object, old: &Object, name: &str) {
 
 /// Anything besides the metadata and the status.
 fn spec_changed(new: &Object, old: &Object) -> bool {
-    let rest = |o: &Object| -> Vec<(String, Value)> {
-        let kept = o.0.iter().filter(|(k, _)| *k != "metadata" && *k != "status");
-        kept.map(|(k, v)| (k.clone(), v.clone())).collect()
-    };
-    rest(new) != rest(old)
+    fn rest(object: &Object) -> impl Iterator<Item = (&String, &Value)> {
+        object.0.iter().filter(|(name, _)| *name != "metadata" && *name != "status")
+    }
+    !rest(new).eq(rest(old))
 }
 
 /// Whether a deleting object has nothing left that holds it.

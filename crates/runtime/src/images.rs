@@ -2,7 +2,11 @@
 //!
 //! A layer is unpacked once, into a directory named after its content, and never changes; images refer to
 //! layers, containers mount them. The compressed form is not kept. What is present is one small file,
-//! replaced as a whole; a layer's directory appears by a rename, so a crash leaves no half of either.
+//! replaced as a whole; a layer's directory appears by a rename, so a crash leaves no half of either. Both
+//! are on the disk before they count, so neither does a power cut.
+//!
+//! An image may be removed while one that shares a layer with it comes here. Layers that are present are not
+//! held meanwhile: whoever brings the image finds out at its end ([`Error::LayerGone`]) and begins again.
 
 mod archive;
 mod pull;
@@ -12,6 +16,7 @@ mod unpack;
 pub use archive::import;
 pub use pull::{Pull, Registries};
 pub use store::{Image, Images};
+pub(crate) use unpack::make_directory;
 
 /// Why an image could not be brought here.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,9 @@ pub enum Error {
     /// No variant of the image is for this machine.
     #[error("no match for platform in manifest: {0}")]
     Platform(String),
+    /// A layer was removed, with another image, while an image that needs it too came here.
+    #[error("layer {0} was removed meanwhile")]
+    LayerGone(String),
     /// The host refused.
     #[error("{what}: {source}")]
     Io {
@@ -58,6 +66,10 @@ pub enum Error {
         source: std::io::Error,
     },
 }
+
+/// How often an image is brought here again that lost a layer on its way. Each time it takes another removal
+/// just then.
+const AGAIN: usize = 2;
 
 impl Error {
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
@@ -71,7 +83,7 @@ impl Error {
             Self::Reference { .. } => cri::PullFailure::InvalidReference,
             Self::Registry { failure, .. } => *failure,
             Self::Digest { .. } | Self::Format(_) | Self::Platform(_) => cri::PullFailure::BadContent,
-            Self::Io { .. } => cri::PullFailure::Storage,
+            Self::LayerGone(_) | Self::Io { .. } => cri::PullFailure::Storage,
         }
     }
 }

@@ -11,9 +11,12 @@ mod records;
 mod recover;
 mod sandboxes;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cri::{Error, Event, EventKind, Result};
 use parking_lot::Mutex;
@@ -56,6 +59,10 @@ impl Service {
     /// # Errors
     /// Where the state directory cannot be read or made.
     pub async fn start(config: Config) -> Result<Self> {
+        Self::start_within(config, recover::PATIENCE).await
+    }
+
+    async fn start_within(config: Config, patience: Duration) -> Result<Self> {
         let state = config.state.clone();
         let images = tokio::task::spawn_blocking(move || Images::open(&state.join("images")))
             .await
@@ -74,7 +81,7 @@ impl Service {
                 cancel: CancellationToken::new(),
             }),
         };
-        service.recover().await?;
+        service.recover(patience).await?;
         Ok(service)
     }
 

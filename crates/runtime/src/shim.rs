@@ -27,6 +27,8 @@ pub(crate) use sandbox::Setup;
 pub(crate) const SOCKET: &str = "shim.sock";
 /// Name of the file in the sandbox's directory that tells the shim what to set up.
 pub(crate) const SETUP: &str = "shim.json";
+/// Name of the file in a container's directory that outlives the shim and tells what became of it.
+pub(crate) const PROCESS: &str = "process.json";
 
 /// Runs a shim: what the program does when it is started as [`crate::Config::shim`] says. `args` are the
 /// arguments after those configured; the first is the sandbox's directory. Returns the exit code once the

@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::types::{Field, Shape, Type, TypeId, Types, Zero};
 
+/// Unknown fields that are told of; the others are taken out all the same. As upstream's decoder.
+const MAX_UNKNOWN: usize = 100;
+
 /// What was found on the way.
 #[derive(Debug, Default)]
 pub struct Conformed {
@@ -91,7 +94,9 @@ impl Types {
         for (name, value) in object.iter_mut() {
             let at = At { parent, name: Part::Field(name), holder: ty };
             let Some(field) = ty.field(name) else {
-                found.unknown.push(at.path());
+                if found.unknown.len() < MAX_UNKNOWN {
+                    found.unknown.push(at.path());
+                }
                 dropped.push(name.clone());
                 continue;
             };

@@ -353,8 +353,11 @@ impl Cursor {
                 self.name, answer.cancel_reason
             )));
         }
-        let revision = Revision(answer.header.unwrap_or_default().revision);
-        Ok(WatchBatch { revision, events: answer.events.into_iter().filter_map(wire::event).collect() })
+        let now = Revision(answer.header.unwrap_or_default().revision);
+        let events: Vec<_> = answer.events.into_iter().filter_map(wire::event).collect();
+        // A watch that is behind is told of the past in pieces, each under the revision of today.
+        let revision = events.last().map_or(now, |event| event.kv.mod_revision);
+        Ok(WatchBatch { revision, events })
     }
 }
 

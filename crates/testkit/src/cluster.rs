@@ -255,7 +255,7 @@ fn text(path: &Path) -> Result<String> {
     Ok(path.to_str().with_context(|| format!("{} isn't UTF-8", path.display()))?.to_owned())
 }
 
-fn run(mut program: Command, input: Option<&str>) -> Result<Output> {
+pub(crate) fn run(mut program: Command, input: Option<&str>) -> Result<Output> {
     use std::io::Write;
     use std::os::unix::process::ExitStatusExt;
 

@@ -15,6 +15,7 @@
 //!
 //! Start at [`Cluster`] for end-to-end tests, at [`images`] for something to run.
 
+mod api_server;
 mod cluster;
 pub mod debian;
 pub mod host;
@@ -28,6 +29,7 @@ mod registry;
 mod traces;
 mod walk;
 
+pub use api_server::ApiServer;
 pub use cluster::{Cluster, Output, environment};
 pub use https::{Connection, Target, Watch};
 pub use image::{Config, Image, Layer};

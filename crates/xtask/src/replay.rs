@@ -6,13 +6,12 @@
 //! fields and words that it names are left out of the comparison of every case.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testkit::place;
+use testkit::{ApiServer, place};
 
 use crate::differences::{self, Differences};
 
@@ -160,10 +159,9 @@ fn play(arguments: &Arguments, recordings: &Path, chosen: Chosen<'_>) -> Result<
         if let (Some(server), Some(ca), Some(cert), Some(key)) = given {
             return player(arguments, profile, (recordings, chosen), server, [ca, cert, key]);
         }
-        let plane = Plane::start(profile)?;
-        let [ca, cert, key] =
-            ["ca.crt", "admin.crt", "admin.key"].map(|name| plane.dir.path().join("pki").join(name));
-        player(arguments, profile, (recordings, chosen), &plane.url, [&ca, &cert, &key])
+        let plane = plane(profile)?;
+        let [ca, cert, key] = ["ca.crt", "admin.crt", "admin.key"].map(|name| plane.pki().join(name));
+        player(arguments, profile, (recordings, chosen), plane.url(), [&ca, &cert, &key])
     };
     // Controllers are mostly waited for: the two do not take each other's time.
     let played = std::thread::scope(|scope| {
@@ -249,72 +247,17 @@ fn read_ratchet(file: &Path) -> Result<BTreeSet<String>> {
     }
 }
 
-/// An API server, with or without controllers and a scheduler, in a directory of its own; all end when
-/// dropped.
-struct Plane {
-    children: Vec<Child>,
-    url: String,
-    dir: tempfile::TempDir,
-}
-
-impl Plane {
-    fn start(profile: Profile) -> Result<Plane> {
-        let dir = tempfile::tempdir()?;
-        // The port is the recorded one; the loopback address is this process's own and the profile's, so
-        // that several runs do not meet.
-        let [_, second, high, low] = std::process::id().to_be_bytes();
-        let bind = format!("127.{}.{high}.{low}", 64 + 64 * (profile as u8) + second % 64);
-        let url = format!("https://{bind}:{PORT}");
-        let mut plane = Plane { children: Vec::new(), url, dir };
-        let [data, pki, kubeconfig] =
-            ["data", "pki", "admin.kubeconfig"].map(|name| plane.dir.path().join(name));
-        let mut server = Command::new(place::tiphys()?);
-        server
-            .arg("kube-apiserver")
-            .arg(format!("--bind-address={bind}"))
-            .arg(format!("--secure-port={PORT}"))
-            .arg(format!("--advertise-address={ADDRESS}"))
-            .arg("--data-dir")
-            .arg(data)
-            .arg("--cert-dir")
-            .arg(pki)
-            .arg("--write-kubeconfig")
-            .arg(&kubeconfig)
-            .stdout(Stdio::piped());
-        let stdout = plane.spawn(&mut server)?.stdout.take().context("it has a standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        loop {
-            let line = lines.next().context("tiphys kube-apiserver ended before it served")??;
-            if line.contains("serving on https://") {
-                break;
-            }
-        }
-        if profile == Profile::Controllers {
-            for component in ["kube-controller-manager", "kube-scheduler"] {
-                let mut command = Command::new(place::tiphys()?);
-                // Nobody else is there to lead.
-                command.arg(component).arg("--leader-elect=false").arg("--kubeconfig").arg(&kubeconfig);
-                plane.spawn(&mut command)?;
-            }
-        }
-        Ok(plane)
-    }
-
-    fn spawn(&mut self, command: &mut Command) -> Result<&mut Child> {
-        let child = command.stdin(Stdio::null()).spawn().context("couldn't start tiphys")?;
-        self.children.push(child);
-        self.children.last_mut().context("it was pushed just now")
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
-            // It may have ended by itself; either way it is waited for.
-            let _gone = child.kill();
-            let _code = child.wait();
+/// What the recordings of a profile need: the port and the address are the recorded ones.
+fn plane(profile: Profile) -> Result<ApiServer> {
+    let address = format!("--advertise-address={ADDRESS}");
+    let mut server = ApiServer::start(profile as u8, PORT, &[&address])?;
+    if profile == Profile::Controllers {
+        for component in ["kube-controller-manager", "kube-scheduler"] {
+            // Nobody else is there to lead.
+            server.beside(component, &["--leader-elect=false"])?;
         }
     }
+    Ok(server)
 }
 
 #[cfg(test)]

@@ -32,18 +32,24 @@ impl Rbac {
         rules: &[PolicyRule],
     ) -> Result<(), Escalation> {
         let held = self.rules_for(user, namespace);
-        let missing: Vec<PolicyRule> =
-            rules.iter().flat_map(broken_down).filter(|rule| !held.iter().any(|h| covers(h, rule))).collect();
+        let missing = lacking(&held, rules);
         if missing.is_empty() {
             return Ok(());
         }
-        let missing: BTreeSet<String> = compact(missing).iter().map(text).collect();
+        let missing: BTreeSet<String> = missing.iter().map(text).collect();
         Err(Escalation {
             user: user.name.clone(),
             groups: user.groups.iter().map(|g| quote(g)).collect(),
             missing: missing.into_iter().collect(),
         })
     }
+}
+
+/// The rights of `wanted` that `held` lacks, in as few rules as their verbs allow (upstream's
+/// `validation.Covers`).
+pub fn lacking(held: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
+    let wanted = wanted.iter().flat_map(broken_down);
+    compact(wanted.filter(|rule| !held.iter().any(|h| covers(h, rule))).collect())
 }
 
 /// Whether a user may write a role with any rules at all (verb `escalate`).

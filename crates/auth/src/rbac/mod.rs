@@ -26,6 +26,13 @@ struct Key {
     name: String,
 }
 
+impl Key {
+    /// The namespace and the name; none for the cluster's own.
+    fn in_namespace(&self) -> Option<(&str, &str)> {
+        Some((self.namespace.as_deref()?, &self.name))
+    }
+}
+
 #[derive(Debug)]
 struct Binding {
     key: Key,
@@ -123,6 +130,26 @@ impl Rbac {
         self.write(|index| index.remove(&key));
     }
 
+    /// Takes out the ClusterRoles whose name is not to be kept: the index's state is told anew.
+    pub fn retain_cluster_roles(&self, keep: impl Fn(&str) -> bool) {
+        self.write(|index| index.roles.retain(|key, _| key.namespace.is_some() || keep(&key.name)));
+    }
+
+    /// Takes out the Roles whose namespace and name are not to be kept.
+    pub fn retain_roles(&self, keep: impl Fn(&str, &str) -> bool) {
+        self.write(|index| index.roles.retain(|key, _| key.in_namespace().is_none_or(|(n, k)| keep(n, k))));
+    }
+
+    /// Takes out the ClusterRoleBindings whose name is not to be kept.
+    pub fn retain_cluster_role_bindings(&self, keep: impl Fn(&str) -> bool) {
+        self.write(|index| index.retain_bindings(|key| key.namespace.is_some() || keep(&key.name)));
+    }
+
+    /// Takes out the RoleBindings whose namespace and name are not to be kept.
+    pub fn retain_role_bindings(&self, keep: impl Fn(&str, &str) -> bool) {
+        self.write(|index| index.retain_bindings(|key| key.in_namespace().is_none_or(|(n, k)| keep(n, k))));
+    }
+
     /// Puts all of a policy: for a server that has not read its store yet, and for tests.
     pub fn put_policy(&self, policy: &crate::bootstrap::Policy) {
         policy.cluster_roles.iter().for_each(|role| self.put_cluster_role(role));
@@ -204,6 +231,11 @@ impl Index {
                 map.remove(&name);
             }
         }
+    }
+
+    fn retain_bindings(&mut self, keep: impl Fn(&Key) -> bool) {
+        let gone: Vec<Key> = self.bindings.keys().filter(|key| !keep(key)).cloned().collect();
+        gone.iter().for_each(|key| self.remove(key));
     }
 
     fn grants<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a Grants> {

@@ -13,15 +13,27 @@ pub struct Backoff {
 
 /// The first delay.
 const FIRST: Duration = Duration::from_secs(10);
+/// The first delay of what most likely only comes a moment late, as upstream's mounts: what a volume is made
+/// of.
+const FIRST_SHORT: Duration = Duration::from_millis(500);
 /// The longest delay.
 const LONGEST: Duration = Duration::from_secs(300);
 
 impl Backoff {
     /// The state after a try at `now`, following one that left `before` and failed at `failed`.
     pub fn next(before: Option<&Backoff>, failed: Timestamp, now: Timestamp) -> Backoff {
+        Backoff::next_from(FIRST, before, failed, now)
+    }
+
+    /// The same for what is tried again sooner.
+    pub fn next_short(before: Option<&Backoff>, failed: Timestamp, now: Timestamp) -> Backoff {
+        Backoff::next_from(FIRST_SHORT, before, failed, now)
+    }
+
+    fn next_from(first: Duration, before: Option<&Backoff>, failed: Timestamp, now: Timestamp) -> Backoff {
         let delay = match before {
             Some(before) if !before.expired(failed) => (before.delay * 2).min(LONGEST),
-            _ => FIRST,
+            _ => first,
         };
         Backoff { delay, updated: now }
     }

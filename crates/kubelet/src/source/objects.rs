@@ -66,7 +66,11 @@ where
         let key = (namespace.to_owned(), name.to_owned());
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
-            entry.wake.lock().push(Arc::downgrade(wake));
+            let mut waiting = entry.wake.lock();
+            // An object that never changes may be held by every pod that ever ran here.
+            waiting.retain(|pod| pod.strong_count() > 0);
+            waiting.push(Arc::downgrade(wake));
+            drop(waiting);
             return Hold(entry);
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
@@ -160,5 +164,31 @@ impl Held {
             Some(hold) => hold.get().await,
             None => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pods_that_have_gone_are_not_kept_in_mind() {
+        let never = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+        });
+        let stop = CancellationToken::new();
+        let client = Client::new(never, "default");
+        let cache: Cache<ConfigMap> = Cache::new(client, TaskTracker::new(), stop.clone());
+        let stays = Arc::new(Notify::new());
+        let first = cache.hold("ns", "kube-root-ca.crt", &stays);
+        for _ in 0..100 {
+            cache.hold("ns", "kube-root-ca.crt", &Arc::new(Notify::new()));
+        }
+        let waiting = first.0.wake.lock();
+        assert!(waiting.len() <= 2, "{} wait", waiting.len());
+        assert!(waiting[0].ptr_eq(&Arc::downgrade(&stays)));
+        stop.cancel();
     }
 }

@@ -17,6 +17,8 @@ use k8s_openapi::jiff::Timestamp;
 use super::{Error, Payload};
 
 const DATA: &str = "..data";
+/// How the names of the directories begin that hold the files: with their century.
+const STAMPS: &str = "..20";
 
 /// Makes `payload` what `volume` shows. Does nothing where it does already.
 ///
@@ -30,17 +32,17 @@ pub fn write(volume: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<
         }
     }
     let data = volume.join(DATA);
-    let current = fs::read_link(&data).ok();
-    if current.is_some() && shows(&data, payload) {
+    if fs::read_link(&data).is_ok() && shows(&data, payload) {
         return Ok(());
     }
     let stamp = Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%N").to_string();
     let fresh = volume.join(&stamp);
-    write_files(&fresh, payload, fs_group)?;
-    let next = volume.join("..data_tmp");
-    remove(&next)?;
-    symlink(&stamp, &next).map_err(Error::file("link", &next))?;
-    fs::rename(&next, &data).map_err(Error::file("rename", &data))?;
+    let swapped = write_files(&fresh, payload, fs_group).and_then(|()| swap(volume, &stamp));
+    if let Err(error) = swapped {
+        // The first error is the one to tell; what stays now goes after the next change.
+        let _ = fs::remove_dir_all(&fresh);
+        return Err(error);
+    }
     let tops: BTreeSet<&Path> = payload
         .keys()
         .filter_map(|path| path.components().next())
@@ -59,12 +61,21 @@ pub fn write(volume: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<
         if !own && !tops.contains(Path::new(&name)) {
             remove(&entry.path())?;
         }
-    }
-    if let Some(old) = current {
-        let old = volume.join(old);
-        fs::remove_dir_all(&old).or_else(ignore_missing).map_err(Error::file("remove", &old))?;
+        // The one before, and any of which a crash left more.
+        if name.to_string_lossy().starts_with(STAMPS) && *name != *stamp {
+            let old = entry.path();
+            fs::remove_dir_all(&old).or_else(ignore_missing).map_err(Error::file("remove", &old))?;
+        }
     }
     Ok(())
+}
+
+/// Makes the directory `stamp` the current one.
+fn swap(volume: &Path, stamp: &str) -> Result<(), Error> {
+    let (data, next) = (volume.join(DATA), volume.join("..data_tmp"));
+    remove(&next)?;
+    symlink(stamp, &next).map_err(Error::file("link", &next))?;
+    fs::rename(&next, &data).map_err(Error::file("rename", &data))
 }
 
 fn write_files(dir: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<(), Error> {
@@ -150,6 +161,36 @@ mod tests {
         check(&[&[("a", "1"), ("b", "2")], &[("a", "3"), ("d", "4")]], &[("a", "3"), ("d", "4")]);
         check(&[&[("a", "1")], &[("a", "1")]], &[("a", "1")]);
         check(&[&[("a", "1")], &[]], &[]);
+    }
+
+    fn hidden(volume: &Path) -> usize {
+        let names = fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("..")).count()
+    }
+
+    #[test]
+    fn what_could_not_be_written_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &payload(&[("a", "1")]), None).unwrap();
+        // A file cannot be a directory too.
+        write(dir.path(), &payload(&[("a", "2"), ("a/b", "3")]), None).unwrap_err();
+        assert_eq!(hidden(dir.path()), 2);
+        assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "1");
+        // Nor can what is current be replaced by rename where it is a directory.
+        let blocked = tempfile::tempdir().unwrap();
+        fs::create_dir_all(blocked.path().join(DATA).join("full")).unwrap();
+        write(blocked.path(), &payload(&[("a", "1")]), None).unwrap_err();
+        assert_eq!(hidden(blocked.path()), 2, "..data and ..data_tmp");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("..2026_11_21_06_00_00.123456789")).unwrap();
+        fs::write(dir.path().join("..2026_11_21_06_00_00.123456789/a"), "0").unwrap();
+        fs::create_dir(dir.path().join("..kept")).unwrap();
+        write(dir.path(), &payload(&[("a", "1")]), None).unwrap();
+        assert_eq!(hidden(dir.path()), 3, "..data, the one directory it points to, and what is not ours");
     }
 
     #[test]

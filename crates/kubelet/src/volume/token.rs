@@ -57,7 +57,8 @@ impl Tokens {
         }
         let account = spec::spec(pod).service_account_name.clone().unwrap_or_else(|| "default".into());
         let token = self.request(pod, &account, &key, now).await;
-        let token = token.map_err(|error| format!("failed to fetch token: {error}"))?;
+        let token =
+            token.map_err(|error| format!("failed to fetch token: {}", client::write::message(&error)))?;
         let text = token.text.clone();
         self.known.lock().insert(key, token);
         Ok(text)

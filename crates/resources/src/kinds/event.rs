@@ -63,6 +63,10 @@ pub struct Strategy {
 const TEXT_MAX: usize = 128;
 
 impl registry::Strategy for Strategy {
+    fn is_collected(&self) -> bool {
+        false
+    }
+
     fn knows_its_finalizers(&self) -> bool {
         false
     }

@@ -158,7 +158,7 @@ impl PartHook for EphemeralContainers {
 
     fn prepare(&self, new: &mut Object, old: &Object) {
         let list = new.get(&["spec", "ephemeralContainers"]).cloned();
-        keep_all_but_metadata(new, old);
+        keep_all(new, old);
         match list {
             Some(list) => new.set(&["spec", "ephemeralContainers"], list),
             None => {
@@ -201,12 +201,15 @@ fn containers(pod: &Object) -> impl Iterator<Item = &Value> {
     pod.get(&["spec", "containers"]).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// Takes the metadata of a change and nothing else.
-pub(super) fn keep_all_but_metadata(new: &mut Object, old: &Object) {
-    let metadata = new.0.remove("metadata");
+/// Takes of a change which object it means and who made it, and nothing else.
+pub(super) fn keep_all(new: &mut Object, old: &Object) {
+    let mut given = new.0.remove("metadata");
     new.0.clone_from(&old.0);
-    if let Some(metadata) = metadata {
-        new.0.insert("metadata".into(), metadata);
+    for field in ["name", "namespace", "uid", "resourceVersion", "managedFields"] {
+        match given.as_mut().and_then(|metadata| metadata.get_mut(field)).map(Value::take) {
+            Some(value) => new.set_meta(field, value),
+            None => new.remove_meta(field),
+        }
     }
 }
 
@@ -278,6 +281,10 @@ pub struct Stream(pub &'static str);
 impl Connect for Stream {
     fn verbs(&self) -> Vec<&'static str> {
         vec!["create", "get"]
+    }
+
+    fn streams_create(&self) -> bool {
+        true
     }
 
     async fn target(

@@ -24,7 +24,7 @@ impl PartHook for Resize {
                     .collect()
             })
             .collect();
-        pod::keep_all_but_metadata(new, old);
+        pod::keep_all(new, old);
         for (list, asked) in LISTS.iter().zip(asked) {
             let spec = new.0.get_mut("spec").and_then(|s| s.get_mut(*list));
             for container in spec.and_then(Value::as_array_mut).into_iter().flatten() {

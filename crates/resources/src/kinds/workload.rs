@@ -371,6 +371,26 @@ impl registry::Strategy for DaemonSet {
     }
 }
 
+/// A stateful set's template as its pods will have it: with a volume for each template of a claim.
+fn with_claims(spec: &At<'_>) -> Value {
+    let mut template = spec.field("template").value.clone();
+    let claims: Vec<String> = spec
+        .items("volumeClaimTemplates")
+        .iter()
+        .map(|claim| claim.field("metadata").str("name").to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    if claims.is_empty() || !template.get("spec").is_some_and(Value::is_object) {
+        return template;
+    }
+    let volumes = &mut template["spec"]["volumes"];
+    let mut all = volumes.as_array().cloned().unwrap_or_default();
+    all.retain(|volume| !claims.iter().any(|claim| volume["name"] == **claim));
+    all.extend(claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})));
+    *volumes = all.into();
+    template
+}
+
 pub const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 fn set_template_generation(object: &mut Object, text: &str) {
@@ -437,7 +457,8 @@ impl registry::Strategy for StatefulSet {
         spec.all_non_negative(&["replicas", "minReadySeconds"], errors);
         spec.field("ordinals").non_negative("start", errors);
         if selector(&spec, "statefulset", true, errors) {
-            podspec::template(&spec.field("template"), errors);
+            let template = with_claims(&spec);
+            podspec::template(&At::new(&template, spec.field("template").path), errors);
         }
         always_restarts(&spec, errors);
         no_deadline(&spec, "StatefulSet", errors);

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::store::parse;
 use super::unpack::unpack;
-use super::{Error, Image, Images};
+use super::{AGAIN, Error, Image, Images};
 
 /// Imports every image in the archive at `path`.
 ///
@@ -20,10 +20,22 @@ use super::{Error, Image, Images};
 /// failure stay.
 pub fn import(images: &Images, path: &Path) -> Result<Vec<Image>, Error> {
     let archive = Archive::open(images, path)?;
+    for _ in 0..AGAIN {
+        match once(images, &archive, path) {
+            Err(Error::LayerGone(layer)) => {
+                tracing::debug!(layer, "removed during an import, which begins again")
+            }
+            result => return result,
+        }
+    }
+    once(images, &archive, path)
+}
+
+fn once(images: &Images, archive: &Archive, path: &Path) -> Result<Vec<Image>, Error> {
     if archive.entries.contains_key("index.json") {
-        oci(images, &archive)
+        oci(images, archive)
     } else if archive.entries.contains_key("manifest.json") {
-        docker(images, &archive)
+        docker(images, archive)
     } else {
         Err(no_archive(path))
     }

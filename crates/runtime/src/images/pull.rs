@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::archive::{digest, layer};
 use super::store::parse;
-use super::{Error, Image, Images};
+use super::{AGAIN, Error, Image, Images};
 
 /// Layers fetched at once.
 const PARALLEL: usize = 3;
@@ -67,8 +67,25 @@ impl Pull {
             })
         };
         let _turn = turn.lock().await;
-        fetch(images, registries, &reference, auth, &progress.unwrap_or_default()).await
+        let progress = progress.unwrap_or_default();
+        attempts(|| fetch(images, registries, &reference, auth, &progress)).await
     }
+}
+
+/// Tries once more where a layer was removed meanwhile.
+async fn attempts<F>(mut fetch: impl FnMut() -> F) -> Result<Image, Error>
+where
+    F: Future<Output = Result<Image, Error>>,
+{
+    for _ in 0..AGAIN {
+        match fetch().await {
+            Err(Error::LayerGone(layer)) => {
+                tracing::debug!(layer, "removed during a pull, which begins again")
+            }
+            result => return result,
+        }
+    }
+    fetch().await
 }
 
 async fn fetch(
@@ -92,6 +109,8 @@ async fn fetch(
     }
     progress.send_modify(|it| {
         it.layers = u32::try_from(manifest.layers.len()).unwrap_or(u32::MAX);
+        // Not for the first time, where a pull begins again.
+        (it.layers_done, it.received) = (0, 0);
         it.total = manifest.layers.iter().map(|layer| u64::try_from(layer.size).unwrap_or(0)).sum();
     });
     let layers: Vec<(OciDescriptor, String)> = manifest.layers.into_iter().zip(diff_ids.clone()).collect();
@@ -240,6 +259,28 @@ fn failure(reference: &Reference, error: &OciDistributionError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_pull_begins_again_when_a_layer_was_removed() {
+        for (gone, want) in [(0, Ok(1)), (AGAIN, Ok(AGAIN + 1)), (AGAIN + 1, Err(AGAIN + 1))] {
+            let mut fetched = 0;
+            let gone_or_here = || {
+                fetched += 1;
+                let here = fetched > gone;
+                let result = here.then(Image::default).ok_or_else(|| Error::LayerGone("sha256:x".into()));
+                std::future::ready(result)
+            };
+            let pulled = attempts(gone_or_here).await;
+            assert_eq!(pulled.map(|_| fetched).map_err(|_| fetched), want, "{gone} removals");
+        }
+        let mut fetched = 0;
+        let failed = attempts(|| {
+            fetched += 1;
+            std::future::ready(Err(Error::Format("no image".into())))
+        });
+        assert!(failed.await.is_err());
+        assert_eq!(fetched, 1);
+    }
 
     fn check(registry: &str, want: bool) {
         assert_eq!(is_loopback(registry), want, "{registry}");

@@ -55,7 +55,8 @@ pub fn parse(name: &str) -> Result<Reference, Error> {
 
 impl Images {
     /// Opens the images below `root`, making it where it is missing, and removes what an interrupted
-    /// import left.
+    /// import left. An index that makes no sense is set aside: images can be fetched again, and a node
+    /// without any is better than none.
     ///
     /// # Errors
     /// Where the directory or its index cannot be read or made.
@@ -66,8 +67,13 @@ impl Images {
         }
         let path = root.join("index.json");
         let index: Index = match fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json)
-                .map_err(|error| Error::Format(format!("{}: {error}", path.display())))?,
+            Ok(json) => match serde_json::from_slice(&json) {
+                Ok(index) => index,
+                Err(error) => {
+                    set_aside(&path, &error)?;
+                    Index::default()
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Index::default(),
             Err(error) => return Err(Error::io(path.display().to_string())(error)),
         };
@@ -105,6 +111,8 @@ impl Images {
     /// Takes in a layer unpacked at `from`. Where it has come meanwhile, `from` is removed.
     pub(super) fn add_layer(&self, diff_id: &str, from: &Path, unpacked: Unpacked) -> Result<(), Error> {
         let to = self.layer(diff_id);
+        // Not under the lock, since it may take a while.
+        file::sync_below(from).map_err(Error::io(from.display().to_string()))?;
         let mut index = self.index.lock();
         if index.layers.contains_key(diff_id) {
             return fs::remove_dir_all(from).map_err(Error::io(from.display().to_string()));
@@ -114,11 +122,17 @@ impl Images {
             fs::remove_dir_all(&to).map_err(Error::io(to.display().to_string()))?;
         }
         fs::rename(from, &to).map_err(Error::io(to.display().to_string()))?;
+        let layers = self.root.join("layers");
+        let synced = fs::File::open(&layers).and_then(|layers| layers.sync_all());
+        synced.map_err(Error::io(layers.display().to_string()))?;
         index.layers.insert(diff_id.to_owned(), unpacked);
         self.save(&index)
     }
 
     /// Takes in an image whose layers are present. A tag that another image had moves.
+    ///
+    /// # Errors
+    /// [`Error::LayerGone`] where a layer is not present any more.
     pub(super) fn add(
         &self,
         config: &[u8],
@@ -127,15 +141,19 @@ impl Images {
         tag: Option<String>,
         digest: Option<String>,
     ) -> Result<Image, Error> {
-        let path = self.config_path(id);
-        file::replace(&path, config).map_err(Error::io(path.display().to_string()))?;
         let mut index = self.index.lock();
+        let mut size = 0;
+        for layer in &layers {
+            let present = index.layers.get(layer).ok_or_else(|| Error::LayerGone(layer.clone()))?;
+            size += present.bytes;
+        }
+        let path = self.config_path(id);
+        file::replace_durably(&path, config).map_err(Error::io(path.display().to_string()))?;
         if let Some(tag) = &tag {
             for image in index.images.values_mut() {
                 image.tags.remove(tag);
             }
         }
-        let size = layers.iter().filter_map(|layer| index.layers.get(layer)).map(|layer| layer.bytes).sum();
         let image = index.images.entry(id.to_owned()).or_default();
         image.id = id.to_owned();
         image.layers = layers;
@@ -218,6 +236,69 @@ impl Images {
     fn save(&self, index: &Index) -> Result<(), Error> {
         let path = self.root.join("index.json");
         let json = serde_json::to_vec(index).map_err(|error| Error::Format(error.to_string()))?;
-        file::replace(&path, &json).map_err(Error::io(path.display().to_string()))
+        file::replace_durably(&path, &json).map_err(Error::io(path.display().to_string()))
+    }
+}
+
+/// Renames a file that makes no sense, for whoever wants to know why.
+fn set_aside(path: &Path, error: &serde_json::Error) -> Result<(), Error> {
+    let aside = path.with_extension("json.damaged");
+    tracing::warn!(path = %path.display(), aside = %aside.display(), %error, "no image is known any more");
+    fs::rename(path, &aside).map_err(Error::io(aside.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(images: &Images, name: &str, layers: &[&str]) -> Result<Image, Error> {
+        let layers = layers.iter().map(|&layer| layer.to_owned()).collect();
+        let tag = parse(name).unwrap().whole();
+        images.add(b"{}", &format!("sha256:{name}"), layers, Some(tag), None)
+    }
+
+    fn layer(images: &Images, digest: &str) {
+        let from = images.incoming();
+        fs::create_dir(&from).unwrap();
+        images.add_layer(digest, &from, Unpacked { bytes: 10, inodes: 1 }).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_refused_whose_layer_went_with_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        layer(&images, "sha256:shared");
+        image(&images, "a", &["sha256:shared"]).unwrap();
+        assert!(images.has_layer("sha256:shared"), "whoever brings b needs not fetch it");
+        images.remove("a", &BTreeSet::new()).unwrap();
+        let refused = image(&images, "b", &["sha256:shared"]).unwrap_err();
+        assert!(matches!(&refused, Error::LayerGone(layer) if layer == "sha256:shared"), "{refused}");
+        assert_eq!(images.list(), []);
+        assert_eq!(fs::read_dir(dir.path().join("configs")).unwrap().count(), 0);
+        layer(&images, "sha256:shared");
+        assert_eq!(image(&images, "b", &["sha256:shared"]).unwrap().size, 10);
+    }
+
+    #[test]
+    fn images_are_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        layer(&images, "sha256:one");
+        let added = image(&images, "a", &["sha256:one"]).unwrap();
+        drop(images);
+        assert_eq!(Images::open(dir.path()).unwrap().list(), [added]);
+    }
+
+    #[test]
+    fn a_damaged_index_is_set_aside() {
+        for damaged in ["", "{\"images\": {"] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("index.json"), damaged).unwrap();
+            let images = Images::open(dir.path()).unwrap();
+            assert_eq!(images.list(), []);
+            layer(&images, "sha256:one");
+            image(&images, "a", &["sha256:one"]).unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join("index.json.damaged")).unwrap(), damaged);
+        }
     }
 }

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat, fchmod, linkat,
-    makedev, mkdirat, mknodat, openat2, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat, fchmod,
+    linkat, makedev, mkdirat, mknodat, openat2, symlinkat, unlinkat, utimensat,
 };
 use serde::{Deserialize, Serialize};
 use tar::EntryType;
@@ -72,6 +72,13 @@ fn clean(path: &Path) -> PathBuf {
 fn open_in(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?)
+}
+
+/// Makes a directory below `root`, and those above it, where they are missing; links are followed below
+/// `root` only.
+pub(crate) fn make_directory(root: &Path, path: &Path) -> io::Result<()> {
+    let root = openat2(CWD, root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())?;
+    directory(&root, &clean(path)).map(drop)
 }
 
 /// The directory `path` below `root`, made with its parents where it is missing.

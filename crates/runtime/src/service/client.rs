@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cri::{Error, Result};
 use parking_lot::Mutex;
@@ -14,8 +15,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::fd;
+use crate::clock;
 use crate::shim::protocol::{Exit, Numbered, Reply, Request};
 use crate::shim::{SOCKET, wire};
+
+/// How long a shim may take over what it does itself. It takes far less than a millisecond; a disk that takes
+/// no log may hold it up for seconds. Upstream's kubelet gives a runtime two minutes for the whole call.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// A connection to a shim. Requests may be sent by many at once.
 pub struct Client {
@@ -65,7 +71,8 @@ impl Client {
         rustix::net::connect(&socket, &address(dir.as_fd())?)?;
         Ok(Arc::new(Self {
             socket: fd::register(socket)?,
-            next: AtomicU64::new(1),
+            // Execs of a server before this one may still run: the shim must not take ours for them.
+            next: AtomicU64::new(u64::try_from(clock::now()).unwrap_or(1)),
             waiting: Mutex::default(),
         }))
     }
@@ -75,11 +82,26 @@ impl Client {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer: 30 seconds at most where the shim gives it by itself, without end where
+    /// it comes from a process that is being started.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where the shim has died, [`Error::Container`] with what it failed with.
+    /// [`Error::Unavailable`] where the shim has died, [`Error::DeadlineExceeded`] where it does not answer,
+    /// [`Error::Container`] with what it failed with.
     pub async fn call(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
+        let starts = matches!(request, Request::Start { .. } | Request::Exec { .. });
+        let answer = self.ask(request, fds);
+        if starts {
+            return answer.await;
+        }
+        tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+            let what = "a request to the pod's shim".into();
+            Err(Error::DeadlineExceeded { what, seconds: ANSWER.as_secs_f64() })
+        })
+    }
+
+    /// As [`Self::call`], and waits for as long as the shim lives.
+    pub async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
         let (tell, told) = oneshot::channel();
         let number = self.number();
         {
@@ -89,13 +111,13 @@ impl Client {
             }
             waiting.replies.insert(number, tell);
         }
+        let _asked = Asked { client: self, number };
         let message = Numbered { number, body: request };
         let sent = self
             .socket
             .async_io(tokio::io::Interest::WRITABLE, |socket| wire::send(socket.as_fd(), &message, fds))
             .await;
         if sent.is_err() {
-            self.waiting.lock().replies.remove(&number);
             return Err(gone());
         }
         match told.await {
@@ -126,6 +148,13 @@ impl Client {
     /// No exit of this exec will come.
     pub fn forget_exit(&self, exec: u64) {
         self.waiting.lock().execs.remove(&exec);
+    }
+
+    /// How many wait for answers and for the ends of execs.
+    #[cfg(test)]
+    pub fn waiting(&self) -> (usize, usize) {
+        let waiting = self.waiting.lock();
+        (waiting.replies.len(), waiting.execs.len())
     }
 
     /// Reads what the shim says until it hangs up, and tells `exited` the ends of containers.
@@ -161,6 +190,18 @@ impl Client {
         waiting.closed = true;
         waiting.replies.clear();
         waiting.execs.clear();
+    }
+}
+
+/// A request that waits for its answer; nobody does any more when this is dropped.
+struct Asked<'a> {
+    client: &'a Client,
+    number: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.client.waiting.lock().replies.remove(&self.number);
     }
 }
 

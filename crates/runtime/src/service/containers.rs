@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use super::records::{Container, ContainerRecord, Phase, Sandbox};
 use super::{Service, blocking, new_id};
 use crate::cgroup::Cgroup;
-use crate::images::Image;
+use crate::images::{self, Image};
 use crate::shim::protocol::{Exit, Reply, Request, Stdio};
 use crate::{clock, mount, spec};
 
@@ -118,6 +119,8 @@ impl Service {
             pid_namespace: build.pid_namespace.as_deref(),
         })
         .map_err(fault)?;
+        let cwd = bundle["process"]["cwd"].as_str().unwrap_or("/");
+        make_working_dir(&rootfs, Path::new(cwd), &config.mounts).map_err(Error::file("create", cwd))?;
         let path = dir.join("config.json");
         fs::write(&path, bundle.to_string()).map_err(Error::file("write", path))?;
         let image_signal = settings.config().as_ref().and_then(|config| config.stop_signal().clone());
@@ -322,6 +325,19 @@ fn stop_signal(name: Option<&str>) -> Result<i32> {
         field: "stop_signal",
         message: format!("no signal is called {name:?}"),
     })
+}
+
+/// Makes the directory that a container starts in where the image and its volumes have none, as runc does.
+fn make_working_dir(rootfs: &Path, cwd: &Path, mounts: &[v1::Mount]) -> std::io::Result<()> {
+    let over = mounts.iter().filter(|mount| cwd.starts_with(&mount.container_path));
+    let over = over.max_by_key(|mount| Path::new(&mount.container_path).components().count());
+    // What stands below a volume is made there, if it may be written.
+    let (root, path) = match over {
+        Some(mount) if mount.readonly || !Path::new(&mount.host_path).is_dir() => return Ok(()),
+        Some(mount) => (Path::new(&mount.host_path), cwd.strip_prefix(&mount.container_path).unwrap_or(cwd)),
+        None => (rootfs, cwd),
+    };
+    images::make_directory(root, path)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const KEPT: usize = 16 << 20;
 /// Terminal sizes that may wait for the terminal.
 const SIZES: usize = 8;
 
-/// A command in a container; killed when this is dropped before it ended.
+/// A command in a container, running or being started; killed when this is dropped before it ended.
 struct Running {
     client: Arc<Client>,
     exec: u64,
@@ -96,29 +96,24 @@ impl Service {
             tty: options.tty,
             exec,
         };
-        let exit = client.expect_exit(exec);
+        // From here on: whoever gives up while the command is being started leaves nothing behind.
+        let exit = Some(client.expect_exit(exec));
+        let running = Running { client: Arc::clone(&client), exec, exit };
         let mut ends = Ends::default();
-        let called = if options.tty {
+        if options.tty {
             let (ours, theirs) = wire::pair().map_err(streams_error)?;
-            let called = client.call(request, &[theirs.as_fd()]).await;
+            client.call(request, &[theirs.as_fd()]).await?;
             drop(theirs);
-            if called.is_ok() {
-                // It was sent before the command began, so it is here.
-                ends.master = wire::recv_fd(ours.as_fd()).map_err(streams_error)?;
-            }
-            called
+            // It was sent before the command began, so it is here.
+            ends.master = wire::recv_fd(ours.as_fd()).map_err(streams_error)?;
         } else {
             let (stdin, in_theirs) = input(options.stdin).map_err(streams_error)?;
             let (stdout, out_theirs) = output(options.stdout).map_err(streams_error)?;
             let (stderr, error_theirs) = output(options.stderr).map_err(streams_error)?;
             ends = Ends { stdin, stdout, stderr, master: None };
-            client.call(request, &[in_theirs.as_fd(), out_theirs.as_fd(), error_theirs.as_fd()]).await
-        };
-        if let Err(error) = called {
-            client.forget_exit(exec);
-            return Err(error);
+            client.call(request, &[in_theirs.as_fd(), out_theirs.as_fd(), error_theirs.as_fd()]).await?;
         }
-        Ok((Running { client, exec, exit: Some(exit) }, ends))
+        Ok((running, ends))
     }
 
     pub(super) async fn run_command(

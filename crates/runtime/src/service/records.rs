@@ -55,7 +55,8 @@ impl SandboxRecord {
         namespaces(&self.config)
     }
 
-    /// Keeps it in `dir`.
+    /// Keeps it in `dir`. A power cut may take it: it takes what the record tells of too, and a start must
+    /// not wait for a disk.
     pub fn save(&self, dir: &Path) -> Result<()> {
         save(dir, "sandbox.json", self)
     }
@@ -130,7 +131,7 @@ pub struct ContainerRecord {
 }
 
 impl ContainerRecord {
-    /// Keeps it in `dir`.
+    /// Keeps it in `dir`, as [`SandboxRecord::save`] does.
     pub fn save(&self, dir: &Path) -> Result<()> {
         save(dir, "container.json", self)
     }
@@ -195,13 +196,27 @@ impl Container {
         }
     }
 
+    /// Notes that its process was started, as its shim tells a service that may not know it. It may have
+    /// ended since.
+    pub fn began(&self, pid: i32, started_at: i64) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Created => {
+                *phase = Phase::Running { pid, started_at };
+                true
+            }
+            Phase::Exited { started_at: known, .. } => std::mem::replace(known, started_at) != started_at,
+            Phase::Starting | Phase::Running { .. } => false,
+        });
+    }
+
     /// Notes that its process has ended. Returns whether that is news.
     pub fn exited(&self, exit: Exit) -> bool {
         self.phase.send_if_modified(|phase| {
             let started_at = match phase {
                 Phase::Running { started_at, .. } => *started_at,
-                Phase::Starting => exit.at,
-                Phase::Created | Phase::Exited { .. } => return false,
+                // A service that came while it was being started was not told that it runs.
+                Phase::Created | Phase::Starting => exit.at,
+                Phase::Exited { .. } => return false,
             };
             *phase = Phase::after(started_at, exit);
             true

@@ -124,7 +124,7 @@ impl Service {
     }
 
     /// A shim has gone: so has everything it held.
-    fn shim_ended(&self, id: &str, client: &Arc<Client>) {
+    pub(super) fn shim_ended(&self, id: &str, client: &Arc<Client>) {
         let Ok(sandbox) = self.sandbox(id) else { return };
         {
             let mut live = sandbox.live.lock();
@@ -153,7 +153,11 @@ impl Service {
             match client.call(Request::Shutdown, &[]).await {
                 // It may end before its answer is read.
                 Ok(_) | Err(Error::Unavailable { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // It is there still, and is asked again with the next attempt.
+                    sandbox.live.lock().client = Some(client);
+                    return Err(error);
+                }
             }
             self.emit(id, id, EventKind::Stopped);
         }

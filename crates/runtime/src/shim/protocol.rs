@@ -58,7 +58,7 @@ pub enum Request {
         /// The exec's number, for [`Request::KillExec`] and [`Reply::Exited`].
         exec: u64,
     },
-    /// Kill what an exec runs, if it still runs.
+    /// Kill what an exec runs, if it still runs, or as soon as it does.
     KillExec {
         /// Its number.
         exec: u64,

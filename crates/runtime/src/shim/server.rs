@@ -57,6 +57,8 @@ struct Starting {
     container: String,
     /// The exec's number, or none for the container itself.
     exec: Option<u64>,
+    /// Whether the command is to be killed as soon as it runs.
+    unwanted: bool,
 }
 
 /// What a polled descriptor belongs to.
@@ -226,7 +228,7 @@ impl Server {
             Ok(None) => (Outcome::Failed { message: "the starting process has died".into() }, Vec::new()),
             Err(error) => (Outcome::Failed { message: error.to_string() }, Vec::new()),
         };
-        let Starting { client, number, container, exec, .. } = starting;
+        let Starting { client, number, container, exec, unwanted, .. } = starting;
         match (outcome, exec) {
             (Outcome::Running { pid }, exec) => {
                 let at = clock::now();
@@ -242,6 +244,11 @@ impl Server {
                 if let Some(at) = self.unclaimed.iter().position(|(ended, _)| *ended == pid) {
                     let (pid, code) = self.unclaimed.swap_remove(at);
                     self.ended(pid, code);
+                }
+                if let Some(exec) = exec.filter(|_| unwanted)
+                    && let Err(message) = self.kill_exec(exec)
+                {
+                    eprintln!("{message}");
                 }
             }
             (Outcome::Failed { message }, Some(_)) => self.fail(client, number, message),
@@ -281,5 +288,39 @@ impl Server {
         } else if !self.starting.is_empty() && self.unclaimed.len() < UNCLAIMED {
             self.unclaimed.push((pid, code));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_command_killed_while_it_is_being_started_does_not_run_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (listener, _) = wire::pair().unwrap();
+        let mut server = Server::new(dir.path().to_owned(), listener, None).unwrap();
+        let (report, child) = wire::pair().unwrap();
+        server.starting.push(Starting {
+            report,
+            client: 1,
+            number: 1,
+            container: "c".into(),
+            exec: Some(7),
+            unwanted: false,
+        });
+        server.kill_exec(7).unwrap();
+        // It ends by itself only when its input does.
+        let mut command = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let input = command.stdin.take();
+        let pid = command.id().try_into().unwrap();
+        wire::send(child.as_fd(), &Outcome::Running { pid }, &[]).unwrap();
+        server.started(0);
+        // Both ways it ends; what was there first says how.
+        drop(input);
+        assert_eq!(command.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
     }
 }

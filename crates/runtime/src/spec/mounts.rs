@@ -58,17 +58,19 @@ pub fn mounts(input: &Input<'_>) -> Vec<Value> {
     mounts
 }
 
-/// The container's own cgroups. libcontainer mounts them, but on v1 not for a process that joins a pid namespace:
-/// it looks the process up in the host's /proc by the number that it has in there. Those are bound one by one.
+/// The container's own cgroups, to be read unless it is privileged: who may write there lifts its own limits.
+/// libcontainer mounts them on v2. On v1 it leaves them writable and shows whole hierarchies, so they are bound
+/// one by one.
 fn cgroups(input: &Input<'_>, read: &str) -> Vec<Value> {
     let flags = ["nosuid", "noexec", "nodev"];
-    if input.pid_namespace.is_none() || cgroup::version() == cgroup::Version::V2 {
+    if cgroup::version() == cgroup::Version::V2 {
         let options = [&flags[..], &["relatime", read]].concat();
         return vec![
             json!({ "destination": cgroup::ROOT, "type": "cgroup", "source": "cgroup", "options": options }),
         ];
     }
-    let options = [&flags[..], &["mode=755"]].concat();
+    // It has to be written while the others are mounted below it, so it is kept small.
+    let options = [&flags[..], &["mode=755", "size=64k", "nr_inodes=64"]].concat();
     let top = json!({ "destination": cgroup::ROOT, "type": "tmpfs", "source": "tmpfs", "options": options });
     let hierarchies = cgroup::CONTROLLERS.iter().map(|name| Path::new(cgroup::ROOT).join(name));
     let bound = hierarchies.filter(|hierarchy| hierarchy.is_dir()).map(|hierarchy| {

@@ -16,6 +16,9 @@ use super::Worker;
 use crate::events::Type;
 use crate::names;
 
+/// The backoff of a pod's volumes.
+const VOLUMES: &str = "volumes";
+
 impl Worker {
     pub(super) fn act(&mut self, action: Action, now: Timestamp) {
         let job = action.job();
@@ -100,7 +103,11 @@ impl Worker {
     /// A failure of this reason, with the time of its next try.
     fn failure(&mut self, key: &str, reason: &'static str, message: String) -> Failure {
         let now = Timestamp::now();
-        let next = Backoff::next(self.memory.backoffs.get(key), now, now);
+        let before = self.memory.backoffs.get(key);
+        let next = match key {
+            VOLUMES => Backoff::next_short(before, now, now),
+            _ => Backoff::next(before, now, now),
+        };
         let retry_at = now.checked_add(next.delay()).ok();
         self.memory.backoffs.insert(key.to_owned(), next);
         Failure { reason, message, at: now, retry_at }
@@ -124,10 +131,10 @@ impl Worker {
             Done::Volumes(Ok(())) => {
                 self.memory.volumes_ready = true;
                 self.memory.volumes_failed = None;
-                self.memory.backoffs.remove("volumes");
+                self.memory.backoffs.remove(VOLUMES);
             }
             Done::Volumes(Err(message)) => {
-                self.memory.volumes_failed = Some(self.failure("volumes", "FailedMount", message));
+                self.memory.volumes_failed = Some(self.failure(VOLUMES, "FailedMount", message));
             }
             Done::Image { container, result: Ok(image) } => {
                 self.memory.backoffs.remove(&format!("image/{container}"));

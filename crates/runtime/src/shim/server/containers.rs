@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Spec;
 
+use super::super::PROCESS;
 use super::super::create::Ends;
 use super::super::io::{Next, Source};
 use super::super::log::{Log, Output};
 use super::super::protocol::{Exit, Process, Stdio};
 use crate::cgroup::Cgroup;
 use crate::clock;
-
-/// Name of the file in a container's directory that outlives the shim and tells what became of it.
-pub const PROCESS: &str = "process.json";
 
 pub struct Container {
     dir: PathBuf,
@@ -163,7 +161,8 @@ impl Container {
         path.map_or(0, |path| Cgroup::new(path).oom_kills())
     }
 
-    /// Keeps what is known for a service that comes when the shim has gone.
+    /// Keeps what is known for a service that comes when the shim has gone. A power cut may take it; that the
+    /// process does not run then is plain without.
     fn save(&self) {
         let path = self.dir.join(PROCESS);
         let saved = serde_json::to_vec(&self.process)

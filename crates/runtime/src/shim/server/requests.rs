@@ -90,7 +90,14 @@ impl Server {
         })
         .map_err(|error| format!("fork: {error}"))?;
         self.containers.insert(id.to_owned(), container);
-        self.starting.push(Starting { report: ours, client: key, number, container: id.into(), exec: None });
+        self.starting.push(Starting {
+            report: ours,
+            client: key,
+            number,
+            container: id.to_owned(),
+            exec: None,
+            unwanted: false,
+        });
         Ok(())
     }
 
@@ -117,6 +124,7 @@ impl Server {
             number,
             container: id.to_owned(),
             exec: Some(exec),
+            unwanted: false,
         });
         Ok(())
     }
@@ -149,7 +157,11 @@ impl Server {
         }
     }
 
-    fn kill_exec(&mut self, exec: u64) -> Result<(), String> {
+    pub(super) fn kill_exec(&mut self, exec: u64) -> Result<(), String> {
+        if let Some(starting) = self.starting.iter_mut().find(|starting| starting.exec == Some(exec)) {
+            starting.unwanted = true;
+            return Ok(());
+        }
         match self.execs.iter().find(|running| running.exec == exec) {
             Some(running) => kill(Pid::from_raw(running.pid), Signal::SIGKILL)
                 .map_err(|error| format!("kill in {}: {error}", running.container)),
