@@ -73,16 +73,20 @@ pub async fn run(client: &Client, config: &Config, hooks: &Hooks) -> anyhow::Res
     }
     let public_role_bindings = Api::namespaced(client.clone(), "kube-public");
     let system_role_bindings = Api::namespaced(client.clone(), "kube-system");
-    tokio::try_join!(
-        complete(Api::all(client.clone()), policy.cluster_roles),
-        complete(Api::all(client.clone()), policy.cluster_role_bindings),
-        complete(system, system_roles),
-        complete(public, public_roles),
-        complete(system_role_bindings, system_bindings),
-        complete(public_role_bindings, public_bindings),
-        all(Api::all(client.clone()), priority_classes()?),
-        services(client, config),
-    )?;
+    // Much at once makes a large future.
+    let made = async {
+        tokio::try_join!(
+            complete(Api::all(client.clone()), policy.cluster_roles),
+            complete(Api::all(client.clone()), policy.cluster_role_bindings),
+            complete(system, system_roles),
+            complete(public, public_roles),
+            complete(system_role_bindings, system_bindings),
+            complete(public_role_bindings, public_bindings),
+            all(Api::all(client.clone()), priority_classes()?),
+            services(client, config),
+        )
+    };
+    Box::pin(made).await?;
     for hook in [&hooks.roles, &hooks.classes, &hooks.services] {
         hook.done();
     }
