@@ -28,7 +28,7 @@ pub struct Flags {
     #[arg(long, default_value = "default")]
     pub name: Name,
     /// Port of the API.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub api_port: Option<u16>,
     /// Where pod addresses come from.
     #[arg(long)]
@@ -37,7 +37,7 @@ pub struct Flags {
     #[arg(long)]
     pub service_cidr: Option<IpNet>,
     /// The node's name; the host's where it is not given.
-    #[arg(long)]
+    #[arg(long, value_parser = node_name)]
     pub node_name: Option<String>,
     /// The node's address; that of the default route where it is not given.
     #[arg(long)]
@@ -54,6 +54,14 @@ pub struct Flags {
     /// Registries (host or host:port) that speak plain HTTP; those on loopback always do.
     #[arg(long, value_delimiter = ',')]
     pub plain_http_registry: Vec<String>,
+}
+
+/// A name that the API takes for a node.
+fn node_name(text: &str) -> Result<String, String> {
+    match api::names::dns1123_subdomain(text).into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(text.to_owned()),
+    }
 }
 
 /// The settings that the cluster was made with, or new ones out of the flags and what is free here.
