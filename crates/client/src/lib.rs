@@ -27,6 +27,7 @@ pub mod placement;
 pub mod queue;
 mod reflect;
 pub mod remote;
+pub mod unverified;
 pub mod write;
 pub mod written;
 

@@ -91,7 +91,11 @@ fn directory(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
         return Err(io::ErrorKind::NotFound.into());
     };
     let parent = directory(root, parent)?;
-    mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+    match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        // Somebody else was quicker: a volume is many containers'.
+        Err(rustix::io::Errno::EXIST) | Ok(()) => {}
+        Err(error) => return Err(error.into()),
+    }
     open_in(root, path, OFlags::DIRECTORY | OFlags::RDONLY)
 }
 
