@@ -127,6 +127,12 @@ impl Memory {
         self.probes.get(id).cloned().unwrap_or_default()
     }
 
+    /// Whether a running container's `postStart` hook has not ended, or has failed and ends the container.
+    pub fn in_hook(&self, container: &Container) -> bool {
+        let has_hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        has_hook && self.busy.contains(&Job::Start(container.name.clone()))
+    }
+
     /// Whether a running container has started up.
     pub fn started(&self, container: &Container, running: &observed::Container) -> bool {
         container.startup_probe.is_none() || self.probed(&running.id).started == Some(true)

@@ -178,7 +178,7 @@ impl Builder<'_> {
         };
         match latest.state {
             // It waits for its hook: nobody is to take it for one that serves.
-            State::Running if self.is_in_hook(container) => {
+            State::Running if self.view.memory.in_hook(container) => {
                 status.state = Some(self.creating(kind));
                 status.last_state = Some(previous().unwrap_or_default());
                 status.started = Some(false);
@@ -217,12 +217,6 @@ impl Builder<'_> {
             }
         }
         status
-    }
-
-    /// Whether a running container's `postStart` hook has not ended, or has failed and ends the container.
-    fn is_in_hook(&self, container: &Container) -> bool {
-        let has_hook = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
-        has_hook && self.view.memory.busy.contains(&Job::Start(container.name.clone()))
     }
 
     /// A container the runtime does not have: not made yet, or lost.

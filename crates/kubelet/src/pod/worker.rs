@@ -299,7 +299,8 @@ impl Worker {
         let ip = self.ips().first().cloned().unwrap_or_default();
         for one in self.observed.containers.iter().filter(|one| one.state == State::Running) {
             let Some((kind, container)) = spec::find(&self.pod, &one.name) else { continue };
-            if matches!(kind, spec::Kind::Sidecar | spec::Kind::Main) {
+            // A container whose hook runs is not looked at: it may not do anything yet.
+            if matches!(kind, spec::Kind::Sidecar | spec::Kind::Main) && !self.memory.in_hook(&container) {
                 let started = self.memory.started(&container, one);
                 self.probes.start(&self.pod, &container, &one.id, &ip, started);
             }

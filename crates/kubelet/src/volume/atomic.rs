@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::ownership::{self, Access};
 use super::{Error, Payload};
 
 const DATA: &str = "..data";
@@ -37,7 +38,10 @@ pub fn write(volume: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<
     }
     let stamp = Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%N").to_string();
     let fresh = volume.join(&stamp);
-    let swapped = write_files(&fresh, payload, fs_group).and_then(|()| swap(volume, &stamp));
+    let swapped = write_files(&fresh, payload)
+        .and_then(|()| ownership::give(&fresh, fs_group, Access::Read))
+        .and_then(|()| ownership::give_one(volume, fs_group, Access::Read))
+        .and_then(|()| swap(volume, &stamp));
     if let Err(error) = swapped {
         // The first error is the one to tell; what stays now goes after the next change.
         let _ = fs::remove_dir_all(&fresh);
@@ -78,25 +82,20 @@ fn swap(volume: &Path, stamp: &str) -> Result<(), Error> {
     fs::rename(&next, &data).map_err(Error::file("rename", &data))
 }
 
-fn write_files(dir: &Path, payload: &Payload, fs_group: Option<i64>) -> Result<(), Error> {
+fn write_files(dir: &Path, payload: &Payload) -> Result<(), Error> {
     fs::create_dir(dir).map_err(Error::file("create", dir))?;
     fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(Error::file("chmod", dir))?;
-    let group = fs_group.and_then(|group| u32::try_from(group).ok());
     for (path, file) in payload {
         let target = dir.join(path);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
         }
         fs::write(&target, &file.data).map_err(Error::file("write", &target))?;
-        let mut mode = file.mode;
-        if group.is_some() {
-            mode |= 0o440;
-            lchown(&target, None, group).map_err(Error::file("chown", &target))?;
-        }
         if let Some(owner) = file.owner {
             lchown(&target, Some(owner), None).map_err(Error::file("chown", &target))?;
         }
-        fs::set_permissions(&target, Permissions::from_mode(mode)).map_err(Error::file("chmod", &target))?;
+        fs::set_permissions(&target, Permissions::from_mode(file.mode))
+            .map_err(Error::file("chmod", &target))?;
     }
     Ok(())
 }
@@ -126,6 +125,8 @@ fn remove(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::super::payload::File;
     use super::*;
 
@@ -191,6 +192,17 @@ mod tests {
         fs::create_dir(dir.path().join("..kept")).unwrap();
         write(dir.path(), &payload(&[("a", "1")]), None).unwrap();
         assert_eq!(hidden(dir.path()), 3, "..data, the one directory it points to, and what is not ours");
+    }
+
+    #[test]
+    fn a_group_may_read_directories_too() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &payload(&[("a", "1"), ("b/c", "2")]), Some(1234)).unwrap();
+        for (path, mode) in [("", 0o2550), ("..data/", 0o2550), ("b", 0o2550), ("a", 0o444), ("b/c", 0o444)] {
+            let found = fs::metadata(dir.path().join(path)).unwrap();
+            assert_eq!(found.permissions().mode() & mode, mode, "{path}");
+            assert_eq!(found.gid(), 1234, "{path}");
+        }
     }
 
     #[test]
