@@ -27,6 +27,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod ownership;
 pub mod pod_control;
+pub mod pod_ending;
 pub mod pod_gc;
 pub mod pods;
 pub mod quota;

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::placement::tolerates;
-use client::{Change, Informer, ObjectKey, Reconcile, WorkQueue, Workers, write};
+use client::{Change, Informer, ObjectKey, Reconcile, WorkQueue, Workers};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::Mutex;
-use serde_json::json;
 
 use crate::context::{Context, Error};
+use crate::pod_ending::{Disruption, Ending};
 use crate::pods;
+
+const EVICTED: Ending = Ending {
+    disruption: Some(Disruption {
+        reason: "DeletionByTaintManager",
+        message: "Taint manager: deleting due to NoExecute taint",
+    }),
+    fails: false,
+    grace: None,
+};
 
 struct Controller {
     context: Context,
@@ -120,21 +127,7 @@ impl Controller {
     async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<(), Error> {
         let message = format!("Marking for deletion Pod {key}");
         self.context.recorder.normal(pod, "TaintManagerEviction", message);
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": Timestamp::now(),
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        let patched = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
-        write::found(patched).map_err(Error::api(format!("status of pod {key}")))?;
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        let deleted = api.delete(&key.name, &params).await;
-        write::found(deleted.map(drop)).map(drop).map_err(Error::api(format!("evicting pod {key}")))
+        EVICTED.apply(&self.context.client, pod).await
     }
 }
 

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::context::{Context, Error};
 use crate::pods;
+pub use plan::is_ready;
 use plan::{plan_evictions, plan_no_schedule, plan_silent, ready, taints};
 
 /// How long a kubelet may be silent (upstream's `--node-monitor-grace-period`).

@@ -44,6 +44,10 @@ pub(super) fn ready(node: &Node) -> Option<&NodeCondition> {
     conditions(node).iter().find(|condition| condition.type_ == "Ready")
 }
 
+pub fn is_ready(node: &Node) -> bool {
+    ready(node).is_some_and(|ready| ready.status == "True")
+}
+
 /// The conditions of a node whose kubelet is silent; `None` when they say so already.
 pub(super) fn plan_silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     let old = conditions(node);
@@ -155,8 +159,7 @@ pub(super) fn plan_evictions(
     let mut zones: HashMap<String, (usize, usize)> = HashMap::new();
     for node in nodes {
         let (ready_nodes, not_ready) = zones.entry(zone(node)).or_default();
-        let is_ready = ready(node).is_some_and(|ready| ready.status == "True");
-        *(if is_ready { ready_nodes } else { not_ready }) += 1;
+        *(if is_ready(node) { ready_nodes } else { not_ready }) += 1;
     }
     next.retain(|zone, _| zones.contains_key(zone));
     let lost = zones.values().all(|(ready, _)| *ready == 0);
