@@ -2,27 +2,45 @@
 //! from what the node's directories say.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use cri::Runtime;
+use cri::v1::{ContainerFilter, ContainerState, ContainerStateValue, PodSandboxFilter};
+use futures::future::try_join_all;
 use network::NodeNetwork;
 use network::netns::Namespace;
 
 use crate::cluster::Place;
 use crate::node::{Paths, proxy_table, runtime_config};
 
-/// The node that goes by `id` on this host. Its processes have ended.
+/// Ends the pods of the node in `place`, whose processes have ended. Containers are asked to end by themselves,
+/// all at once, and killed after `grace`.
+///
+/// # Errors
+/// A pod could not be removed; what was not come to stays.
+pub async fn pods(place: &Place, grace: Duration) -> anyhow::Result<()> {
+    let paths = Paths { root: place.state.clone() };
+    let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
+    if !grace.is_zero() {
+        let state = Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() });
+        let running = service.list_containers(ContainerFilter { state, ..Default::default() }).await?;
+        try_join_all(running.iter().map(|one| service.stop_container(&one.id, grace))).await?;
+    }
+    for sandbox in service.list_pod_sandboxes(PodSandboxFilter::default()).await? {
+        service.stop_pod_sandbox(&sandbox.id).await?;
+        service.remove_pod_sandbox(&sandbox.id).await?;
+    }
+    service.shutdown().await;
+    Ok(())
+}
+
+/// Takes away what the node that goes by `id` has on this host beside its pods, which have ended.
 ///
 /// # Errors
 /// Something could not be removed; what was not come to stays.
 pub async fn node(id: &str, place: Place) -> anyhow::Result<()> {
     let paths = Paths { root: place.state };
-    let service = runtime::Service::start(runtime_config(&paths, None, &[])).await?;
-    for sandbox in service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await? {
-        service.stop_pod_sandbox(&sandbox.id).await?;
-        service.remove_pod_sandbox(&sandbox.id).await?;
-    }
-    service.shutdown().await;
     let (state, table) = (paths.network(), proxy_table(id));
     tokio::task::spawn_blocking(move || match place.namespace {
         None => network_here(&state, &table),

@@ -64,6 +64,9 @@ pub struct DownFlags {
     /// Remove its state too: objects, images, certificates.
     #[arg(long)]
     purge: bool,
+    /// Seconds that containers have to end by themselves before they are killed; 5 unless told, 0 with --purge.
+    #[arg(long, value_name = "SECONDS")]
+    grace_period: Option<u32>,
 }
 
 #[derive(Args)]
@@ -319,6 +322,7 @@ pub async fn reset(flags: ResetFlags) -> anyhow::Result<()> {
         Some(id) => id,
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };
+    crate::teardown::pods(&place, Duration::ZERO).await?;
     crate::teardown::node(&id, place).await
 }
 
@@ -331,6 +335,8 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
     };
     let places: Vec<Place> = (0..settings.nodes.len()).map(|index| name.place(&settings, index)).collect();
     futures::future::try_join_all(places.iter().map(terminate)).await?;
+    let grace = Duration::from_secs(flags.grace_period.unwrap_or(if flags.purge { 0 } else { 5 }).into());
+    futures::future::try_join_all(places.iter().map(|place| crate::teardown::pods(place, grace))).await?;
     for index in 0..settings.nodes.len() {
         crate::teardown::node(&settings.node_id(name, index), name.place(&settings, index)).await?;
     }
