@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use cri::{Remote, Runtime};
+use cri::{Remote, Runtime, v1};
 use serde_json::json;
 use testkit::Peer;
 use tokio_util::sync::CancellationToken;
 
 use crate::image::Image;
+use crate::world::PATIENCE;
 
 /// What keeps a sandbox's namespaces: sleeps.
 const PAUSE: &str = "docker.io/library/pause:test";
@@ -93,6 +95,16 @@ impl Containerd {
         let remote = Remote::connect(socket.to_str().unwrap(), stop.clone()).await.unwrap();
         let status = remote.status().await.unwrap().status.unwrap();
         assert!(status.conditions.iter().all(|condition| condition.status), "{status:?}");
+        // The CRI side takes in what was imported a moment later, and tells nobody.
+        let taken_in = async {
+            for image in [image, PAUSE] {
+                let spec = v1::ImageSpec { image: image.into(), ..Default::default() };
+                while remote.image_status(spec.clone()).await.unwrap().is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken_in).await.expect("imported images are not taken in");
         Self { peer, remote, stop }
     }
 

@@ -17,7 +17,7 @@ use crate::suite::Case;
 /// The image of most tests.
 pub const BUSYBOX: &str = "docker.io/library/busybox:test";
 /// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One runtime, and a kubelet's place on this host.
 pub struct World {
