@@ -147,6 +147,31 @@ pub fn mutating_admission_policy() -> Table {
     })
 }
 
+/// A label selector with its fields spelled out: the form of Go's generated `String()`.
+fn spelled(selector: &Value) -> String {
+    use std::fmt::Write as _;
+    let mut labels = String::new();
+    let mut pairs: Vec<(&String, &Value)> =
+        selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten().collect();
+    pairs.sort_by_key(|(key, _)| *key);
+    for (key, value) in pairs {
+        let _ = write!(labels, "{key}: {},", plain(value));
+    }
+    let mut expressions = String::new();
+    for one in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+        let values = one.get("values").and_then(Value::as_array).into_iter().flatten();
+        let values = values.map(plain).collect::<Vec<_>>().join(" ");
+        let (key, operator) = (string(one, "key"), string(one, "operator"));
+        let _ = write!(
+            expressions,
+            "LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},"
+        );
+    }
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
 /// Of both kinds of admission policies.
 pub fn policy_binding() -> Table {
     const SPECS: &[Spec] = &[
@@ -163,7 +188,7 @@ pub fn policy_binding() -> Table {
         let reference = o.get(&["spec", "paramRef"]).map_or_else(
             || UNSET.to_owned(),
             |p| match (string(p, "namespace"), string(p, "name")) {
-                (_, "") => p.get("selector").map(ToString::to_string).unwrap_or_default(),
+                (_, "") => p.get("selector").map_or_else(|| UNSET.to_owned(), spelled),
                 ("", name) => format!("*/{name}"),
                 (namespace, name) => format!("{namespace}/{name}"),
             },
@@ -192,6 +217,11 @@ pub fn flow_schema() -> Table {
             age(o, now),
             or(dangling, "?").into(),
         ]
+    })
+    .order(|one, other| {
+        // As they are tried.
+        let rank = |o| number(o, &["spec", "matchingPrecedence"]);
+        rank(one).cmp(&rank(other)).then_with(|| one.name().cmp(other.name()))
     })
 }
 
@@ -284,9 +314,37 @@ pub fn storage_version_migration() -> Table {
         text("Resource", "api.storagemigration.v1.StorageVersionMigrationSpec", "resource"),
     ];
     Table::new(SPECS, |o, _| {
-        let part = |name: &str| o.get_str(&["spec", "resource", name]).to_owned();
-        let (resource, group) = (part("resource"), part("group"));
-        let shown = if group.is_empty() { resource } else { format!("{resource}.{group}") };
-        vec![o.name().into(), shown.into()]
+        // Written with the dot for the core group too, as upstream does.
+        let part = |name: &str| o.get_str(&["spec", "resource", name]);
+        vec![o.name().into(), format!("{}.{}", part("resource"), part("group")).into()]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn selectors_of_parameters_are_spelled_out() {
+        let selector = json!({"matchLabels": {"b": "2", "a": "1"},
+            "matchExpressions": [{"key": "k", "operator": "In", "values": ["x", "y"]}]});
+        assert_eq!(
+            spelled(&selector),
+            "&LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}"
+        );
+    }
+
+    #[test]
+    fn flow_schemas_stand_in_the_order_they_are_tried() {
+        let schema = |name: &str, precedence: i64| {
+            let value = json!({"metadata": {"name": name}, "spec": {"matchingPrecedence": precedence}});
+            let Value::Object(map) = value else { panic!("an object is a map") };
+            Object(map)
+        };
+        let mut all = [schema("b", 9), schema("c", 1), schema("a", 9)];
+        all.sort_by(|one, other| registry::Table::order(&flow_schema(), one, other));
+        assert_eq!(all.each_ref().map(Object::name), ["c", "a", "b"]);
+    }
 }

@@ -90,10 +90,10 @@ pub fn component_status() -> Table {
     Table::new(SPECS, |o, _| {
         let healthy = list(o, &["conditions"]).iter().find(|c| string(c, "type") == "Healthy");
         let of = |field: &str| healthy.map(|c| string(c, field)).unwrap_or_default();
-        let status = match of("status") {
-            "True" => "Healthy",
-            "False" => "Unhealthy",
-            _ => "Unknown",
+        let status = match healthy.map(|c| string(c, "status")) {
+            Some("True") => "Healthy",
+            Some(_) => "Unhealthy",
+            None => "Unknown",
         };
         vec![o.name().into(), status.into(), of("message").into(), of("error").into()]
     })
@@ -124,15 +124,21 @@ fn event_row(event: &Object, now: Timestamp) -> Vec<Cell> {
     };
     let first = at(&["firstTimestamp"]).or_else(|| at(&["eventTime"])).unwrap_or_else(|| UNKNOWN.into());
     let series = event.0.contains_key("series");
-    let last = if series { at(&["series", "lastObservedTime"]) } else { at(&["lastTimestamp"]) };
-    let times = if series { number(event, &["series", "count"]) } else { number(event, &["count"]) };
+    // A series tells its own times; an event that came once may not count itself.
+    let (last, times) = if series {
+        let last = at(&["series", "lastObservedTime"]).unwrap_or_else(|| UNKNOWN.into());
+        (last, number(event, &["series", "count"]))
+    } else {
+        let last = at(&["lastTimestamp"]).unwrap_or_else(|| first.clone());
+        (last, number(event, &["count"]).max(1))
+    };
     let kind = event.get_str(&["involvedObject", "kind"]).to_lowercase();
     let name = event.get_str(&["involvedObject", "name"]);
     let component =
         or(event.get_str(&["source", "component"]), event.get_str(&["reportingComponent"])).to_owned();
     let host = or(event.get_str(&["source", "host"]), event.get_str(&["reportingInstance"]));
     vec![
-        last.unwrap_or_else(|| first.clone()).into(),
+        last.into(),
         event.get_str(&["type"]).into(),
         event.get_str(&["reason"]).into(),
         if name.is_empty() { kind } else { format!("{kind}/{name}") }.into(),
@@ -140,7 +146,7 @@ fn event_row(event: &Object, now: Timestamp) -> Vec<Cell> {
         if host.is_empty() { component } else { format!("{component}, {host}") }.into(),
         event.get_str(&["message"]).trim().into(),
         first.into(),
-        times.max(1).into(),
+        times.into(),
         event.name().into(),
     ]
 }

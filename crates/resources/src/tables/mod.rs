@@ -12,6 +12,7 @@ pub mod storage;
 pub mod workload;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::sync::OnceLock;
 
 use api::Object;
@@ -77,17 +78,24 @@ pub struct Table {
     specs: &'static [Spec],
     cells: fn(&Object, Timestamp) -> Vec<Cell>,
     conditions: Option<fn(&Object) -> Vec<Value>>,
+    order: Option<fn(&Object, &Object) -> Ordering>,
     /// With the descriptions looked up.
     columns: OnceLock<Vec<Column>>,
 }
 
 impl Table {
     pub fn new(specs: &'static [Spec], cells: fn(&Object, Timestamp) -> Vec<Cell>) -> Table {
-        Table { specs, cells, conditions: None, columns: OnceLock::new() }
+        Table { specs, cells, conditions: None, order: None, columns: OnceLock::new() }
     }
 
     pub fn conditions(mut self, conditions: fn(&Object) -> Vec<Value>) -> Table {
         self.conditions = Some(conditions);
+        self
+    }
+
+    /// How the rows of a list stand, where not by name.
+    pub fn order(mut self, order: fn(&Object, &Object) -> Ordering) -> Table {
+        self.order = Some(order);
         self
     }
 }
@@ -106,6 +114,10 @@ impl registry::Table for Table {
 
     fn conditions(&self, object: &Object) -> Vec<Value> {
         self.conditions.map(|of| of(object)).unwrap_or_default()
+    }
+
+    fn order(&self, one: &Object, other: &Object) -> Ordering {
+        self.order.map_or(Ordering::Equal, |order| order(one, other))
     }
 }
 

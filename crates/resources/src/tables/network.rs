@@ -95,7 +95,7 @@ fn addresses(o: &Object) -> String {
             );
         }
     }
-    first_three(&all, all.len())
+    first_three(&all)
 }
 
 pub fn endpoint_slice() -> Table {
@@ -112,7 +112,7 @@ pub fn endpoint_slice() -> Table {
             .iter()
             .map(|p| match p.get("port") {
                 Some(number) => plain(number),
-                None => or(string(p, "name"), "*").to_owned(),
+                None => p.get("name").map_or_else(|| "*".to_owned(), plain),
             })
             .collect();
         let ips: Vec<String> = list(o, &["endpoints"])
@@ -120,7 +120,7 @@ pub fn endpoint_slice() -> Table {
             .filter_map(|e| e.get("addresses")?.as_array())
             .flat_map(|a| texts(a))
             .collect();
-        let shown = |all: &[String]| or(&first_three(all, all.len()), UNSET).to_owned();
+        let shown = |all: &[String]| or(&first_three(all), UNSET).to_owned();
         vec![
             o.name().into(),
             o.get_str(&["addressType"]).into(),
@@ -151,11 +151,16 @@ fn ingress_row(o: &Object, now: Timestamp) -> Vec<Cell> {
     let rules = list(o, &["spec", "rules"]);
     let hosts: Vec<String> =
         rules.iter().map(|r| string(r, "host").to_owned()).filter(|h| !h.is_empty()).collect();
+    // Whatever rule comes after the third host counts, with a host of its own or not.
+    let third = rules.iter().enumerate().filter(|(_, r)| !string(r, "host").is_empty()).nth(2);
+    let more = third.is_some_and(|(at, _)| at + 1 < rules.len());
+    let shown = hosts.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(",");
+    let shown = if more { format!("{shown} + {} more...", rules.len() - 3) } else { shown };
     let tls = !list(o, &["spec", "tls"]).is_empty();
     vec![
         o.name().into(),
         cell(o, &["spec", "ingressClassName"], NONE),
-        or(&first_three(&hosts, rules.len()), "*").into(),
+        or(&shown, "*").into(),
         load_balancer(o).join(",").into(),
         if tls { "80, 443" } else { "80" }.into(),
         age(o, now),

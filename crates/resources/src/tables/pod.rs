@@ -122,6 +122,7 @@ fn initializing(pod: &Object, summary: &mut Summary, sidecars: &mut Restarts) ->
 
 fn running(pod: &Object, summary: &mut Summary) {
     let mut any_running = false;
+    let mut fault = None;
     for status in list(pod, &["status", "containerStatuses"]).iter().rev() {
         summary.restarts.add(status);
         let waiting = state(status, "waiting").map(|w| string(w, "reason")).unwrap_or_default();
@@ -129,14 +130,24 @@ fn running(pod: &Object, summary: &mut Summary) {
             summary.status = waiting.to_owned();
         } else if let Some(terminated) = state(status, "terminated") {
             summary.status = ended(terminated);
+            if terminated.get("exitCode").and_then(Value::as_i64).unwrap_or(0) != 0 {
+                fault = Some(summary.status.clone());
+            }
         } else if ready(status) && state(status, "running").is_some() {
             any_running = true;
             summary.ready += 1;
         }
     }
-    if summary.status == "Completed" && any_running {
-        let word = if cells::is_true(pod, "Ready") { "Running" } else { "NotReady" };
-        summary.status = word.into();
+    if summary.status != "Completed" {
+        return;
+    }
+    // The first container is done: the others have the word, a failed one before one that isn't ready.
+    if any_running && cells::is_true(pod, "Ready") {
+        summary.status = "Running".into();
+    } else if let Some(fault) = fault {
+        summary.status = fault;
+    } else if any_running {
+        summary.status = "NotReady".into();
     }
 }
 
@@ -215,6 +226,23 @@ mod tests {
             json!({"spec": {"containers": one}, "status": {"phase": "Failed", "containerStatuses": [killed]}}),
             "0/1 | Signal:9 | 0",
         );
+    }
+
+    #[test]
+    fn a_completed_container_lets_the_others_speak() {
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
+        let done = json!({"name": "a", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
+        let failed = json!({"name": "b", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}});
+        let up = json!({"name": "c", "ready": true, "state": {"running": {}}});
+        let with = |statuses: Value, ready: &str| {
+            json!({"spec": spec, "status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": statuses}})
+        };
+        check(with(json!([done, failed, up]), "True"), "1/3 | Running | 0");
+        check(with(json!([done, failed, up]), "False"), "1/3 | Error | 0");
+        check(with(json!([done, done, up]), "False"), "1/3 | NotReady | 0");
+        check(with(json!([done, failed, done]), "False"), "0/3 | Error | 0");
+        check(with(json!([done, done, done]), "False"), "0/3 | Completed | 0");
     }
 
     #[test]

@@ -173,6 +173,7 @@ fn job_status(o: &Object) -> &'static str {
         () if o.is_deleting() => "Terminating",
         () if is_true(o, "Suspended") => "Suspended",
         () if is_true(o, "FailureTarget") => "FailureTarget",
+        () if is_true(o, "SuccessCriteriaMet") => "SuccessCriteriaMet",
         () => "Running",
     }
 }
@@ -314,6 +315,9 @@ fn hpa_targets(o: &Object) -> String {
     if metrics.len() > 2 { format!("{shown} + {} more...", metrics.len() - 2) } else { shown }
 }
 
+/// A quantity that isn't there.
+const NIL: &str = "<nil>";
+
 fn hpa_metric(metric: &Value, current: Option<&Value>) -> String {
     let (source, named) = match string(metric, "type") {
         "External" => ("external", false),
@@ -325,23 +329,49 @@ fn hpa_metric(metric: &Value, current: Option<&Value>) -> String {
     };
     let Some(metric) = metric.get(source) else { return UNKNOWN.into() };
     let target = |field: &str| metric.get("target").and_then(|t| t.get(field)).map(plain);
-    let now = |field: &str| {
-        let value = current.and_then(|c| c.get(source)?.get("current")?.get(field)).map(plain);
-        value.filter(|v| !matches!(v.as_str(), "" | "0")).unwrap_or_else(|| UNKNOWN.into())
-    };
+    let measured = current.and_then(|c| c.get(source)?.get("current"));
+    let known = |field: &str| measured.and_then(|m| m.get(field)).map(plain);
+    let now = |field: &str| known(field).unwrap_or_else(|| UNKNOWN.into());
+    // A metric that was measured in another way than its target is told in has no such value.
+    let here = |field: &str| known(field).unwrap_or_else(|| measured.map_or(UNKNOWN, |_| NIL).into());
     if named {
         let name = string(metric, "name");
         if let Some(average) = target("averageValue") {
-            return format!("{name}: {}/{average}", now("averageValue"));
+            return format!("{name}: {}/{average}", here("averageValue"));
         }
         let wanted = target("averageUtilization").map_or_else(|| "<auto>".into(), |p| p + "%");
-        let used = now("averageUtilization");
-        let used = if used == UNKNOWN { used } else { used + "%" };
+        let used = known("averageUtilization").map_or_else(|| UNKNOWN.into(), |p| p + "%");
         return format!("{name}: {used}/{wanted}");
     }
     match (source, target("averageValue")) {
-        ("pods", average) => format!("{}/{}", now("averageValue"), average.unwrap_or_default()),
+        ("pods", average) => format!("{}/{}", here("averageValue"), average.unwrap_or_default()),
         (_, Some(average)) => format!("{}/{average} (avg)", now("averageValue")),
-        (_, None) => format!("{}/{}", now("value"), or(&target("value").unwrap_or_default(), "0")),
+        (_, None) => format!("{}/{}", here("value"), or(&target("value").unwrap_or_default(), NIL)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn targets_tell_what_is_measured() {
+        let check = |metric: Value, current: Value, shown: &str| {
+            assert_eq!(hpa_metric(&metric, Some(&current)), shown);
+        };
+        let cpu =
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}});
+        check(cpu.clone(), json!({"type": ""}), "cpu: <unknown>/80%");
+        check(cpu, json!({"resource": {"current": {"averageUtilization": 0}}}), "cpu: 0%/80%");
+        let memory =
+            json!({"type": "Resource", "resource": {"name": "memory", "target": {"averageValue": "1Gi"}}});
+        check(memory.clone(), json!({"resource": {"current": {"averageValue": "0"}}}), "memory: 0/1Gi");
+        check(memory, json!({"type": ""}), "memory: <unknown>/1Gi");
+        let queue = json!({"type": "External", "external": {"target": {"averageValue": "30"}}});
+        check(queue, json!({"external": {"current": {"averageValue": "12"}}}), "12/30 (avg)");
+        let hits = json!({"type": "Object", "object": {"target": {"value": "10k"}}});
+        check(hits, json!({"object": {"current": {}}}), "<nil>/10k");
     }
 }
