@@ -310,3 +310,11 @@ pub(crate) fn conditions(status: &At<'_>, errors: &mut Errors) {
         }
     }
 }
+
+/// Sets a text that is absent or empty.
+pub(crate) fn fill(map: &mut serde_json::Map<String, Value>, field: &str, text: &str) {
+    let slot = map.entry(field).or_insert("".into());
+    if slot.as_str().is_none_or(str::is_empty) {
+        *slot = text.into();
+    }
+}

@@ -7,7 +7,7 @@ use registry::Verb;
 use super::gvk;
 use crate::kinds::{
     binding, configmap, endpoints, event, eviction, limits, namespace, node, pod, podresize, scale, secret,
-    service, volumeclaim, workload,
+    service, serviceaccount, volumeclaim, workload,
 };
 use crate::{Injected, Row, Settings, tables};
 
@@ -80,6 +80,7 @@ pub(super) fn rows(settings: &Settings, injected: &Injected) -> Vec<Row> {
             .answers_deleted(),
         core("Secret", "secrets").table(tables::core::secret()).fields(&["type"]).strategy(secret::Strategy),
         core("ServiceAccount", "serviceaccounts")
+            .strategy(serviceaccount::Strategy)
             .table(tables::core::service_account())
             .short(&["sa"])
             .answers_deleted()

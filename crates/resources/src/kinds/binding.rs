@@ -23,7 +23,10 @@ impl Act for Bind {
         (namespace, name): (&str, &str),
         posted: Object,
     ) -> Result<Object, Status> {
-        let name = if name.is_empty() { posted.name().to_owned() } else { name.to_owned() };
+        if !name.is_empty() && posted.name() != name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+        }
+        let name = posted.name().to_owned();
         let node = posted.get_str(&["target", "name"]).to_owned();
         let kind = posted.get_str(&["target", "kind"]);
         let mut errors = api::field::Errors::default();

@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::at::{At, immutable};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const TOPOLOGY_MAX: usize = 16;
+const HINTS_MAX: usize = 8;
 
 pub struct Endpoints;
 
@@ -27,13 +29,11 @@ impl registry::Strategy for Endpoints {
             for list in ["addresses", "notReadyAddresses"] {
                 for address in at.items(list) {
                     address.check("ip", names::ip_address, errors);
-                    if names::ip_address(address.str("ip")).is_empty() {
-                        address.check("ip", names::endpoint_address, errors);
-                    } else {
-                        address.invalid("ip", address.str("ip"), "must be a valid IP address", errors);
-                    }
                     address.check_if_set("hostname", names::dns1123_label, errors);
-                    address.check_if_set("nodeName", names::dns1123_subdomain, errors);
+                    if address.has("nodeName") {
+                        address.check("nodeName", names::dns1123_subdomain, errors);
+                    }
+                    reachable(&address.field("ip"), errors);
                 }
             }
             let ports = at.items("ports");
@@ -49,6 +49,41 @@ impl registry::Strategy for Endpoints {
                 port.one_of("protocol", PROTOCOLS, errors);
                 port.check_if_set("appProtocol", names::qualified_name, errors);
             }
+        }
+    }
+}
+
+/// An address that somebody else can reach; what is no address at all is told of here, too.
+fn reachable(at: &At<'_>, errors: &mut Errors) {
+    if names::ip_address(at.text()).is_empty() {
+        at.check_self(names::endpoint_address, errors);
+    } else {
+        errors.invalid(&at.path, at.text(), "must be a valid IP address");
+    }
+}
+
+/// A name with at least two labels.
+fn qualified(at: &At<'_>, errors: &mut Errors) {
+    if at.text().is_empty() {
+        errors.required(&at.path, "");
+        return;
+    }
+    let name = at.text().strip_suffix('.').unwrap_or(at.text());
+    let faults = names::dns1123_subdomain(name);
+    if !faults.is_empty() {
+        errors.invalid(&at.path, name, faults.join(","));
+        return;
+    }
+    if !name.contains('.') {
+        let words = "should be a domain with at least two segments separated by dots";
+        errors.invalid(&at.path, name, words);
+        return;
+    }
+    for label in name.split('.') {
+        let faults = names::dns1123_label(label);
+        if !faults.is_empty() {
+            errors.invalid(&at.path, label, faults.join(","));
+            return;
         }
     }
 }
@@ -103,7 +138,7 @@ impl registry::Strategy for EndpointSlice {
         if list.len() > 1000 {
             errors.too_many(&all.path, list.len(), 1000);
         }
-        for (i, endpoint) in list.iter().enumerate() {
+        for (i, endpoint) in list.iter().enumerate().filter(|_| list.len() <= 1000) {
             one(&At::new(endpoint, all.path.index(i)), kind.text(), errors);
         }
         ports(object, errors);
@@ -127,32 +162,40 @@ fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
     for address in &addresses {
         let text = address.text();
         match kind {
-            "IPv4" if text.parse::<std::net::Ipv4Addr>().is_err() => {
-                errors.invalid(&address.path, text, "must be a valid IPv4 address");
-            }
-            "IPv6" if text.parse::<std::net::Ipv6Addr>().is_err() => {
-                errors.invalid(&address.path, text, "must be a valid IPv6 address");
-            }
-            "IPv4" | "IPv6" => address.check_self(names::endpoint_address, errors),
-            "FQDN" => {
-                let name = text.strip_suffix('.').unwrap_or(text);
-                for fault in names::dns1123_subdomain(name) {
-                    errors.invalid(&address.path, text, fault);
+            "IPv4" => {
+                if text.parse::<std::net::Ipv4Addr>().is_err() {
+                    errors.invalid(&address.path, text, "must be a valid IPv4 address");
                 }
+                reachable(address, errors);
             }
+            "IPv6" => {
+                if text.parse::<std::net::Ipv6Addr>().is_err() {
+                    errors.invalid(&address.path, text, "must be a valid IPv6 address");
+                }
+                reachable(address, errors);
+            }
+            "FQDN" => qualified(address, errors),
             _ => {}
         }
     }
     at.check_if_set("nodeName", names::dns1123_subdomain, errors);
+    if at.len("deprecatedTopology") > TOPOLOGY_MAX {
+        let count = at.len("deprecatedTopology");
+        errors.too_many(&at.path.child("deprecatedTopology"), count, TOPOLOGY_MAX);
+    }
     registry::meta::labels(at.raw("deprecatedTopology"), &at.path.child("deprecatedTopology"), errors);
     at.check_if_set("hostname", names::dns1123_label, errors);
     for hints in ["forZones", "forNodes"] {
         let zones = at.field("hints").items(hints);
+        if zones.len() > HINTS_MAX {
+            errors.too_many(&at.path.child("hints").child(hints), zones.len(), HINTS_MAX);
+            continue;
+        }
         for (i, zone) in zones.iter().enumerate() {
-            zone.check_if_set("name", names::label_value, errors);
             if zones[..i].iter().any(|z| z.str("name") == zone.str("name")) {
                 errors.duplicate(&zone.path.child("name"), zone.str("name"));
             }
+            zone.check("name", names::label_value, errors);
         }
     }
 }
@@ -171,11 +214,6 @@ fn ports(object: &Object, errors: &mut Errors) {
             errors.duplicate(&at.path.child("name"), name);
         }
         at.one_of("protocol", PROTOCOLS, errors);
-        if let Some(number) = at.i64("port") {
-            for fault in names::port_number(number) {
-                at.invalid("port", number, &fault, errors);
-            }
-        }
         at.check_if_set("appProtocol", names::qualified_name, errors);
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use api::Object;
 use api::field::{Errors, Path};
 use registry::resource::Convert;
+use serde_json::Value;
 
 use crate::Row;
-use crate::at::At;
+use crate::at::{At, immutable};
 
 /// How long an event is kept.
 const KEPT_SECONDS: i64 = 3600;
@@ -76,55 +77,46 @@ impl registry::Strategy for Strategy {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let about = At::of(object, "involvedObject");
-        let (named, own) = (about.str("namespace"), object.namespace());
-        // What has no namespace is told of in the default one.
-        let fits = if named.is_empty() { matches!(own, "default" | "kube-system") } else { named == own };
-        if !fits {
-            about.invalid("namespace", named, "does not match event.namespace", errors);
-        }
-        let text = |field: &str| object.get_str(&[field]);
-        let strict = self.strict || !text("eventTime").is_empty();
-        if !strict {
+        self.common(object, errors);
+        if !self.strict {
             return;
         }
+        let text = |field: &str| object.get_str(&[field]);
         let name = object.name();
         for fault in api::names::dns1123_subdomain(name).into_iter().filter(|_| !name.is_empty()) {
-            errors.invalid(&Path::new("metadata.name"), object.name(), fault);
+            errors.invalid(&Path::new("metadata.name"), name, fault);
         }
-        // Both groups' rules; the newer group has its own names for two fields.
-        let (controller, instance) =
-            (if self.strict { "reportingController" } else { "reportingComponent" }, "reportingInstance");
+        series(object, errors);
         if text("eventTime").is_empty() {
             errors.required(&Path::new("eventTime"), "");
         }
-        if text("reportingComponent").is_empty() {
-            errors.required(&Path::new(controller), "");
-        }
-        for fault in api::names::qualified_name(text("reportingComponent")) {
-            errors.invalid(&Path::new(controller), text("reportingComponent"), fault);
-        }
-        if text(instance).is_empty() {
-            errors.required(&Path::new(instance), "");
-        } else if text(instance).len() > TEXT_MAX {
-            errors.invalid(&Path::new(instance), "", "can have at most 128 characters");
-        }
-        for field in ["action", "reason"] {
-            if text(field).is_empty() {
-                errors.required(&Path::new(field), "");
-            } else if text(field).len() > TEXT_MAX {
-                errors.invalid(&Path::new(field), "", "can have at most 128 characters");
-            }
-        }
-        if text("message").len() > 1024 {
-            errors.invalid(&Path::new("message"), "", "can have at most 1024 characters");
-        }
-        if self.strict && !matches!(text("type"), "Normal" | "Warning") {
+        if !matches!(text("type"), "Normal" | "Warning") {
             errors.invalid(&Path::new("type"), "", format!("has invalid value: {}", text("type")));
         }
-        let series = At::of(object, "series");
-        if !series.is_absent() && series.i64("count").unwrap_or(0) < 2 {
-            series.invalid("count", "", "should be at least 2", errors);
+        // What the core group's clients say of old.
+        let source = At::of(object, "source");
+        let old = [
+            ("firstTimestamp", !text("firstTimestamp").is_empty()),
+            ("lastTimestamp", !text("lastTimestamp").is_empty()),
+            ("count", object.get(&["count"]).and_then(Value::as_i64).unwrap_or(0) != 0),
+            ("source", !(source.str("component").is_empty() && source.str("host").is_empty())),
+        ];
+        for (field, _) in old.iter().filter(|(_, set)| *set) {
+            errors.invalid(&Path::new(field), "", "needs to be unset");
+        }
+    }
+
+    /// In the newer group an event stands: only its series goes on.
+    fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
+        self.common(new, errors);
+        if !self.strict {
+            return;
+        }
+        if new.get(&["series"]) != old.get(&["series"]) {
+            series(new, errors);
+        }
+        for &(shown, field) in KEPT {
+            immutable(new.get(&[field]), old.get(&[field]), &Path::new(shown), errors);
         }
     }
 
@@ -134,6 +126,78 @@ impl registry::Strategy for Strategy {
 
     fn time_to_live(&self) -> Option<i64> {
         Some(KEPT_SECONDS)
+    }
+}
+
+/// What the newer group keeps: the names that faults have, and the stored ones. Reasons are looked at twice.
+const KEPT: &[(&str, &str)] = &[
+    ("involvedObject", "involvedObject"),
+    ("reason", "reason"),
+    ("message", "message"),
+    ("source", "source"),
+    ("firstTimestamp", "firstTimestamp"),
+    ("lastTimestamp", "lastTimestamp"),
+    ("count", "count"),
+    ("reason", "reason"),
+    ("type", "type"),
+    ("eventTime", "eventTime"),
+    ("action", "action"),
+    ("related", "related"),
+    ("reportingController", "reportingComponent"),
+    ("reportingInstance", "reportingInstance"),
+];
+
+impl Strategy {
+    /// The rules of both groups, which ask more of what says its `eventTime`.
+    fn common(&self, object: &Object, errors: &mut Errors) {
+        let text = |field: &str| object.get_str(&[field]);
+        let about = At::of(object, "involvedObject");
+        let (named, own) = (about.str("namespace"), object.namespace());
+        let timed = !text("eventTime").is_empty();
+        // What has no namespace is told of in the default one.
+        let fits = match (timed, named.is_empty()) {
+            (false, true) => matches!(own, "" | "default"),
+            (false, false) => named == own,
+            (true, true) => matches!(own, "default" | "kube-system"),
+            (true, false) => true,
+        };
+        if !fits {
+            about.invalid("namespace", named, "does not match event.namespace", errors);
+        }
+        if !timed {
+            return;
+        }
+        // The newer group has a name of its own for who reports.
+        let controller = if self.strict { "reportingController" } else { "reportingComponent" };
+        if text("reportingComponent").is_empty() {
+            errors.required(&Path::new(controller), "");
+        }
+        for fault in api::names::qualified_name(text("reportingComponent")) {
+            errors.invalid(&Path::new(controller), text("reportingComponent"), fault);
+        }
+        for field in ["reportingInstance", "action", "reason"] {
+            if text(field).is_empty() {
+                errors.required(&Path::new(field), "");
+            } else if text(field).len() > TEXT_MAX {
+                errors.invalid(&Path::new(field), "", "can have at most 128 characters");
+            }
+        }
+        if text("message").len() > 1024 {
+            errors.invalid(&Path::new("message"), "", "can have at most 1024 characters");
+        }
+    }
+}
+
+fn series(object: &Object, errors: &mut Errors) {
+    let series = At::of(object, "series");
+    if series.is_absent() {
+        return;
+    }
+    if series.i64("count").unwrap_or(0) < 2 {
+        series.invalid("count", "", "should be at least 2", errors);
+    }
+    if series.str("lastObservedTime").is_empty() {
+        errors.required(&series.path.child("lastObservedTime"), "");
     }
 }
 

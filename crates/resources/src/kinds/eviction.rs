@@ -30,7 +30,7 @@ impl Act for Evict {
         (namespace, name): (&str, &str),
         posted: Object,
     ) -> Result<Object, Status> {
-        if !posted.name().is_empty() && posted.name() != name {
+        if posted.name() != name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
         let pods = engine.resource("", "pods").ok_or_else(Status::path_not_found)?.clone();

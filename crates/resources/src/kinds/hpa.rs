@@ -113,37 +113,41 @@ fn scaling(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
+/// In the order in which they are looked at.
 const SOURCES: &[(&str, &str)] = &[
     ("Object", "object"),
+    ("External", "external"),
     ("Pods", "pods"),
     ("Resource", "resource"),
     ("ContainerResource", "containerResource"),
-    ("External", "external"),
 ];
 
 fn metric(at: &At<'_>, errors: &mut Errors) {
     const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
     let kind = at.str("type");
-    let Some((_, field)) = SOURCES.iter().find(|(k, _)| *k == kind) else {
-        if kind.is_empty() {
-            errors.required(&at.path.child("type"), "must specify a metric source type");
-        } else {
-            // Once for the type, once for the source that it would need.
-            errors.not_supported(&at.path.child("type"), kind, TYPES);
-            errors.not_supported(&at.path.child("type"), kind, TYPES);
+    let expected = SOURCES.iter().find(|(k, _)| *k == kind).map(|(_, field)| *field);
+    if kind.is_empty() {
+        errors.required(&at.path.child("type"), "must specify a metric source type");
+    }
+    if expected.is_none() {
+        errors.not_supported(&at.path.child("type"), kind, TYPES);
+    }
+    let present: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|f| at.has(f)).collect();
+    if let Some(field) = present.first() {
+        one_source(field, &at.field(field), errors);
+    }
+    match expected {
+        None => errors.not_supported(&at.path.child("type"), kind, TYPES),
+        Some(field) if !present.contains(&field) => {
+            errors.required(&at.path.child(field), "must populate information for the given metric source");
         }
-        return;
-    };
-    let Some(source) = at.some(field) else {
-        errors.required(&at.path.child(field), "must populate information for the given metric source");
-        return;
-    };
-    for (_, other) in SOURCES.iter().filter(|(_, f)| f != field) {
-        if at.has(other) {
+        Some(_) => {}
+    }
+    if present.len() > 1 {
+        for other in present.iter().filter(|field| Some(**field) != expected) {
             errors.forbidden(&at.path.child(other), "must populate the given metric source only");
         }
     }
-    one_source(field, &source, errors);
 }
 
 fn one_source(kind: &str, at: &At<'_>, errors: &mut Errors) {
@@ -179,17 +183,22 @@ fn one_source(kind: &str, at: &At<'_>, errors: &mut Errors) {
                 errors.required(&path("averageValue"), "must specify a positive target averageValue");
             }
         }
-        "object" | "external" => {
-            if value && average {
-                errors.forbidden(
-                    &path("value"),
-                    "may not set both a target value for metric and a per-pod target",
-                );
+        "object" => {
+            if !value && !average {
+                errors.required(&path("averageValue"), "must set either a target value or averageValue");
             }
+        }
+        "external" => {
             if !value && !average {
                 errors.required(
                     &path("averageValue"),
                     "must set either a target value for metric or a per-pod target",
+                );
+            }
+            if value && average {
+                errors.forbidden(
+                    &path("value"),
+                    "may not set both a target value for metric and a per-pod target",
                 );
             }
         }
@@ -215,8 +224,9 @@ fn amounts(target: &At<'_>, errors: &mut Errors) {
     let supported = ["AverageValue", "Utilization", "Value"];
     if kind.is_empty() {
         errors.required(&target.path.child("type"), "must specify a metric target type");
-    } else if !supported.contains(&kind) {
-        errors.not_supported(&target.path.child("type"), kind, &supported);
+    }
+    if !supported.contains(&kind) {
+        target.invalid("type", kind, "must be either Utilization, Value, or AverageValue", errors);
     }
     for field in ["value", "averageValue"] {
         let Some(at) = target.some(field) else { continue };

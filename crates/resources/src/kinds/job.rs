@@ -6,14 +6,17 @@ use async_trait::async_trait;
 use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::podspec;
+use super::{jobspec, podspec};
 use crate::at::{At, immutable, label_selector, selector_matches};
 
 pub struct Job;
 
 const UID: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
-const PARALLELISM_MAX_INDEXED: i64 = 100_000;
+/// Above these an indexed job may lose sight of what failed.
+const COMPLETIONS_SOFT_MAX: i64 = 100_000;
+const PARALLELISM_SOFT_MAX: i64 = 10_000;
+const MANAGER_MAX: usize = 63;
 
 #[async_trait]
 impl registry::Strategy for Job {
@@ -40,7 +43,7 @@ impl registry::Strategy for Job {
             let patterns = rule.get_mut("onPodConditions").and_then(Value::as_array_mut);
             for pattern in patterns.into_iter().flatten() {
                 if let Value::Object(pattern) = pattern {
-                    super::workload::fill(pattern, "status", "True");
+                    crate::at::fill(pattern, "status", "True");
                 }
             }
         }
@@ -75,6 +78,15 @@ impl registry::Strategy for Job {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         generated_selector(object, errors);
         spec_with_selector(object, errors);
+        // The last pod of an indexed job has its index behind the name.
+        let spec = At::of(object, "spec");
+        let count = spec.i64("completions").filter(|n| *n > 0 && spec.str("completionMode") == "Indexed");
+        if let Some(last) = count.map(|n| format!("{}-{}", object.name(), n - 1))
+            && !api::names::dns1123_label(&last).is_empty()
+        {
+            let words = format!("will not able to create pod with invalid DNS label: {last}");
+            errors.invalid(&Path::new("metadata.name"), object.name(), words);
+        }
     }
 
     /// A changed job is looked at as a new one and then once more against the old.
@@ -90,11 +102,14 @@ impl registry::Strategy for Job {
             immutable(a.raw(field), b.raw(field), &a.path.child(field), errors);
         };
         // An indexed job may grow and shrink together with its parallelism.
-        let elastic = a.str("completionMode") == "Indexed"
-            && a.i64("completions").is_some()
-            && a.i64("completions") == a.i64("parallelism");
-        if !elastic {
+        if a.str("completionMode") != "Indexed" {
             keep("completions", errors);
+        } else if let Some(count) = a.i64("completions")
+            && a.i64("completions") != b.i64("completions")
+            && a.i64("completions") != a.i64("parallelism")
+        {
+            let words = "can only be modified in tandem with spec.parallelism";
+            a.invalid("completions", count, words, errors);
         }
         keep("selector", errors);
         keep_template(&a, &b, old, errors);
@@ -109,16 +124,20 @@ impl registry::Strategy for Job {
         super::jobstatus::validate(new, old, errors);
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let mut all = Vec::new();
-        let spec = At::of(new, "spec");
-        if new.name().contains('.') || new.name().len() > 63 {
-            let faults = api::names::dns1123_label(new.name()).join(",");
-            all.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{faults}]"
-            ));
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some_and(|old| old.generation() == new.generation()) {
+            return Vec::new();
         }
-        all.extend(podspec::warnings(&spec.field("template").field("spec")));
+        let mut all = if old.is_none() { name_warnings(new) } else { Vec::new() };
+        let spec = At::of(new, "spec");
+        let number = |field: &str| spec.i64(field).unwrap_or(0);
+        if spec.str("completionMode") == "Indexed"
+            && number("completions") > COMPLETIONS_SOFT_MAX
+            && number("parallelism") > PARALLELISM_SOFT_MAX
+        {
+            all.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned());
+        }
+        all.extend(podspec::template_warnings(&spec.field("template")));
         all
     }
 
@@ -133,9 +152,20 @@ impl registry::Strategy for Job {
     }
 }
 
+/// A warning for a name that its pods can't have as theirs.
+fn name_warnings(object: &Object) -> Vec<String> {
+    let faults = api::names::dns1123_label(object.name());
+    if faults.is_empty() {
+        return Vec::new();
+    }
+    let words = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("metadata.name: {words}: [{}]", faults.join(" "))]
+}
+
 /// Faults of a job's spec, whose selector must match what it makes.
 fn spec_with_selector(job: &Object, errors: &mut Errors) {
     let spec = At::of(job, "spec");
+    validate_spec(&spec, errors);
     if !spec.has("selector") {
         errors.required(&spec.path.child("selector"), "");
     } else {
@@ -152,7 +182,6 @@ fn spec_with_selector(job: &Object, errors: &mut Errors) {
             "`selector` does not match template `labels`",
         );
     }
-    validate_spec(&spec, errors);
 }
 
 fn generate_selector(job: &mut Object) {
@@ -191,8 +220,8 @@ fn generated_selector(job: &Object, errors: &mut Errors) {
     }
     let labels = spec.field("template").field("metadata");
     let path = labels.path.child("labels");
-    for (keys, value) in [(UID, job.uid()), (NAME, job.name())] {
-        for key in keys {
+    for (uid, name) in UID.into_iter().zip(NAME) {
+        for (key, value) in [(uid, job.uid()), (name, job.name())] {
             let held = labels.map("labels").and_then(|l| l.get(key)).and_then(Value::as_str);
             if held.is_some_and(|h| h != value) {
                 let shown = labels.raw("labels").cloned().unwrap_or_default();
@@ -228,7 +257,9 @@ fn keep_template(new: &At<'_>, old: &At<'_>, job: &Object, errors: &mut Errors) 
                 if let Some(Value::Object(affinity)) = spec.get_mut("affinity") {
                     affinity.remove("nodeAffinity");
                 }
-                spec.remove("affinity");
+                if spec.get("affinity").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
+                    spec.remove("affinity");
+                }
             }
         }
         template
@@ -253,82 +284,31 @@ fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
         ],
         errors,
     );
-    spec.one_of_if_set("completionMode", &["Indexed", "NonIndexed"], errors);
-    if spec.str("completionMode") == "Indexed" {
-        if !spec.has("completions") {
-            errors.required(&spec.path.child("completions"), "when completion mode is Indexed");
-        }
-        if let Some(n) = spec.i64("parallelism").filter(|n| *n > PARALLELISM_MAX_INDEXED) {
-            let words = "must be less than or equal to 100000 when completion mode is Indexed";
-            spec.invalid("parallelism", n, words, errors);
+    if spec.has("maxFailedIndexes") && !spec.has("backoffLimitPerIndex") {
+        errors.required(&spec.path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if spec.has("managedBy") {
+        spec.check("managedBy", api::names::domain_prefixed_path, errors);
+        if spec.str("managedBy").len() > MANAGER_MAX {
+            errors.too_long(&spec.path.child("managedBy"), MANAGER_MAX);
         }
     }
+    jobspec::completion(spec, errors);
     let template = spec.field("template");
-    failure_policy(spec, errors);
+    jobspec::failure_policy(spec, errors);
+    jobspec::success_policy(spec, errors);
+    jobspec::replacement_policy(spec, errors);
     podspec::template(&template, errors);
     let pod = template.field("spec");
     let restart = pod.str("restartPolicy");
     let path = pod.path.child("restartPolicy");
     match restart {
         "" | "Always" => errors.required(&path, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if spec.has("podFailurePolicy") => {
+            errors.invalid(&path, restart, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
         "OnFailure" | "Never" => {}
         other => errors.not_supported(&path, other, &["OnFailure", "Never"]),
-    }
-    if spec.has("podFailurePolicy") && restart != "Never" {
-        errors.invalid(&path, restart, "only \"Never\" is supported when podFailurePolicy is specified");
-    }
-}
-
-fn failure_policy(spec: &At<'_>, errors: &mut Errors) {
-    let pod = spec.field("template").field("spec");
-    let known: Vec<&str> =
-        ["containers", "initContainers"].iter().flat_map(|l| pod.items(l)).map(|c| c.str("name")).collect();
-    let policy = spec.field("podFailurePolicy");
-    for rule in policy.items("rules") {
-        rule.one_of("action", &["Count", "FailIndex", "FailJob", "Ignore"], errors);
-        match (rule.some("onExitCodes"), rule.len("onPodConditions") > 0) {
-            (Some(_), true) => errors.invalid(
-                &rule.path,
-                api::field::Bare("nil".into()),
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            ),
-            (None, false) => errors.invalid(
-                &rule.path,
-                api::field::Bare("nil".into()),
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            ),
-            _ => {}
-        }
-        if let Some(codes) = rule.some("onExitCodes") {
-            exit_codes(&codes, &known, errors);
-        }
-        for pattern in rule.items("onPodConditions") {
-            pattern.check("type", api::names::qualified_name, errors);
-            pattern.one_of("status", &["False", "True", "Unknown"], errors);
-        }
-    }
-}
-
-fn exit_codes(codes: &At<'_>, known: &[&str], errors: &mut Errors) {
-    let operator = codes.str("operator");
-    codes.one_of("operator", &["In", "NotIn"], errors);
-    let container = codes.str("containerName");
-    if !container.is_empty() && !known.contains(&container) {
-        let words = "must be one of the container or initContainer names in the pod template";
-        codes.invalid("containerName", container, words, errors);
-    }
-    let values = codes.items("values");
-    if values.is_empty() {
-        let words = "must have at least one value";
-        codes.invalid("values", codes.raw("values").cloned().unwrap_or_default(), words, errors);
-    }
-    for (i, at) in values.iter().enumerate() {
-        let n = at.value.as_i64().unwrap_or(0);
-        if values[..i].iter().any(|v| v.value == at.value) {
-            errors.duplicate(&at.path, n);
-        } else if operator == "In" && n == 0 {
-            errors.invalid(&at.path, n, "must not be 0 for the In operator");
-        }
     }
 }
 
@@ -340,45 +320,65 @@ impl registry::Strategy for CronJob {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let spec = At::of(object, "spec");
-        let (schedule, zone) = (spec.str("schedule"), spec.str("timeZone"));
-        if spec.required("schedule", errors) {
-            if let Err(why) = api::cron::Schedule::parse(schedule) {
-                spec.invalid("schedule", schedule, &why, errors);
-            }
-            if !zone.is_empty() && schedule.contains("TZ") {
-                let words = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
-                spec.invalid("schedule", schedule, words, errors);
-            } else if schedule.contains("TZ") {
-                let words = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-                spec.invalid("schedule", schedule, words, errors);
-            }
-        }
-        if spec.has("timeZone") {
-            time_zone(&spec, zone, errors);
-        }
-        spec.non_negative("startingDeadlineSeconds", errors);
-        spec.one_of("concurrencyPolicy", &["Allow", "Forbid", "Replace"], errors);
-        let job = spec.field("jobTemplate").field("spec");
-        validate_spec(&job, errors);
-        if job.is("manualSelector") {
-            errors.not_supported(&job.path.child("manualSelector"), true, &["nil", "false"]);
-        }
-        spec.all_non_negative(&["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
-        if object.name().len() > 52 {
-            errors.invalid(&Path::new("metadata.name"), object.name(), "must be no more than 52 characters");
+        cron_spec(object, errors);
+        // The jobs have eleven characters more.
+        if object.name().len() > CRON_NAME_MAX {
+            let words = format!("must be no more than {CRON_NAME_MAX} bytes");
+            errors.invalid(&Path::new("metadata.name"), object.name(), words);
         }
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let spec = At::of(new, "spec");
-        podspec::warnings(&spec.field("jobTemplate").field("spec").field("template").field("spec"))
+    fn validate_update(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        cron_spec(new, errors);
     }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some_and(|old| old.generation() == new.generation()) {
+            return Vec::new();
+        }
+        let mut all = if old.is_none() { name_warnings(new) } else { Vec::new() };
+        let spec = At::of(new, "spec");
+        all.extend(podspec::template_warnings(&spec.field("jobTemplate").field("spec").field("template")));
+        all
+    }
+}
+
+const CRON_NAME_MAX: usize = 52;
+
+fn cron_spec(object: &Object, errors: &mut Errors) {
+    let spec = At::of(object, "spec");
+    let (schedule, zone) = (spec.str("schedule"), spec.str("timeZone"));
+    if spec.required("schedule", errors) {
+        if let Err(why) = api::cron::Schedule::parse(schedule) {
+            spec.invalid("schedule", schedule, &why, errors);
+        }
+        if !zone.is_empty() && schedule.contains("TZ") {
+            let words = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+            spec.invalid("schedule", schedule, words, errors);
+        } else if schedule.contains("TZ") {
+            let words = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            spec.invalid("schedule", schedule, words, errors);
+        }
+    }
+    spec.non_negative("startingDeadlineSeconds", errors);
+    if spec.has("timeZone") {
+        time_zone(&spec, zone, errors);
+    }
+    spec.one_of("concurrencyPolicy", &["Allow", "Forbid", "Replace"], errors);
+    let job = spec.field("jobTemplate").field("spec");
+    validate_spec(&job, errors);
+    if let Some(selector) = job.some("selector") {
+        errors.invalid(&selector.path, selector.value, "`selector` will be auto-generated");
+    }
+    if job.is("manualSelector") {
+        errors.not_supported(&job.path.child("manualSelector"), true, &["nil", "false"]);
+    }
+    spec.all_non_negative(&["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
 }
 
 fn time_zone(spec: &At<'_>, zone: &str, errors: &mut Errors) {
     if zone.is_empty() {
-        spec.invalid("timeZone", zone, "must be nil or non-empty string", errors);
+        spec.invalid("timeZone", zone, "timeZone must be nil or non-empty string", errors);
     } else if zone.eq_ignore_ascii_case("local") {
         let words = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         spec.invalid("timeZone", zone, words, errors);

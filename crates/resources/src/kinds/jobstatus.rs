@@ -1,8 +1,9 @@
 //! Faults of a job's status: counts, pods that are not yet counted, and how it may end.
 
 use api::Object;
-use api::field::{Bare, Errors};
+use api::field::Errors;
 
+use super::jobspec;
 use crate::at::At;
 
 fn is(status: &At<'_>, kind: &str) -> bool {
@@ -31,8 +32,7 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
     let before = At::of(old, "status");
     let conditions = status.path.child("conditions");
     if complete && failed && !(is(&before, "Complete") && is(&before, "Failed")) {
-        let shown = Bare("null".into());
-        errors.invalid(&conditions, shown, "cannot set Complete=True and Failed=true conditions");
+        jobspec::plain(&conditions, "cannot set Complete=True and Failed=true conditions", errors);
     }
     let ended = status.str("completionTime");
     if !ended.is_empty() && before.str("completionTime") != ended {
@@ -43,14 +43,14 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
         let started = status.str("startTime");
         // Both are RFC 3339 in UTC: their order is that of their texts.
         if !started.is_empty() && ended < started {
-            let words = "completionTime cannot be set before startTime";
+            let words = "must be equal to or after `startTime`";
             status.invalid("completionTime", ended, words, errors);
         }
     }
     for kind in ["Complete", "Failed"] {
         if is(&before, kind) && !is(&status, kind) {
-            let words = format!("cannot disable or remove the {kind}=True condition");
-            errors.invalid(&conditions, Bare("null".into()), words);
+            let words = format!("cannot disable the terminal {kind}=True condition");
+            jobspec::plain(&conditions, &words, errors);
         }
     }
 }

@@ -67,20 +67,29 @@ fn fill_missing(item: &mut Map<String, Value>, into: &str, from: &str) {
 }
 
 fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
-    let place = if kind == "Container" { Place::Container } else { Place::Other };
+    let place = if matches!(kind, "Container" | "Pod") { Place::Container } else { Place::Other };
     for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+        if list == "maxLimitRequestRatio"
+            && kind == "PersistentVolumeClaim"
+            && !["min", "max"].iter().any(|l| at.field(l).has("storage"))
+        {
+            let words = "either minimum or maximum storage value is required, but neither was provided";
+            errors.required(&at.path.child("limits"), words);
+        }
+        if kind == "Pod" && list.starts_with("default") {
+            if at.len(list) > 0 {
+                errors.forbidden(&at.path.child(list), "may not be specified when `type` is 'Pod'");
+            }
+            continue;
+        }
         for (name, _, entry) in at.quantities(list) {
             podspec::resource_name(name, &entry, place, errors);
         }
     }
-    if kind == "Pod" {
-        for list in ["default", "defaultRequest"] {
-            if at.len(list) > 0 {
-                errors.forbidden(&at.path.child(list), "may not be specified when `type` is 'Pod'");
-            }
-        }
-    }
-    let amount = |list: &str, name: &str| at.field(list).raw(name).and_then(quantity);
+    let amount = |list: &str, name: &str| {
+        let unheard = kind == "Pod" && list.starts_with("default");
+        at.field(list).raw(name).filter(|_| !unheard).and_then(quantity)
+    };
     let mut names: Vec<&str> = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"]
         .iter()
         .flat_map(|list| at.entries(list).into_iter().map(|(name, _)| name))
@@ -94,7 +103,13 @@ fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
                 && a > b
             {
                 let words = format!("{low_word} value {a} is greater than {high_word} value {b}");
-                let shown = if list == low { a } else { b };
+                // A default that does not fit is told with the bound that it breaks.
+                let shown = match list {
+                    "default" if low == "min" => a,
+                    "default" => b,
+                    _ if list == low => a,
+                    _ => b,
+                };
                 errors.invalid(&path(list), shown.to_string(), words);
             }
         };
@@ -113,7 +128,20 @@ fn one(at: &At<'_>, kind: &str, errors: &mut Errors) {
                 errors,
             );
         }
+        if let (Some(limit), Some(request)) = (amount("default", name), amount("defaultRequest", name))
+            && !overcommitted(name)
+            && limit != request
+        {
+            let words =
+                format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+            errors.invalid(&path("defaultRequest"), request.to_string(), words);
+        }
     }
+}
+
+/// Whether more of a resource may be promised than there is.
+fn overcommitted(name: &str) -> bool {
+    (!name.contains('/') || name.contains("kubernetes.io/")) && !name.starts_with("hugepages-")
 }
 
 fn check_ratio(
@@ -152,27 +180,86 @@ const SCOPES: &[&str] = &[
     "VolumeAttributesClass",
 ];
 
+/// Faults of amounts that a quota limits or counts.
+fn hard(at: &At<'_>, list: &str, errors: &mut Errors) {
+    for (name, amount, entry) in at.quantities(list) {
+        podspec::quantity(name, amount, &entry, Place::Other, errors);
+        if !name.contains('/') && !is_quota(name) {
+            errors.invalid(&entry.path, name, "must be a standard resource for quota");
+        }
+    }
+}
+
+/// Whether it is one of the resources that quotas know by themselves.
+fn is_quota(name: &str) -> bool {
+    let plain = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
+    let counted = [
+        "pods",
+        "resourcequotas",
+        "services",
+        "replicationcontrollers",
+        "secrets",
+        "persistentvolumeclaims",
+        "configmaps",
+        "services.nodeports",
+        "services.loadbalancers",
+        "requests.storage",
+    ];
+    matches!(plain, "cpu" | "memory" | "ephemeral-storage")
+        || counted.contains(&name)
+        || name.starts_with("hugepages-")
+        || name.starts_with("requests.hugepages-")
+}
+
+/// Whether what a scope selects has such a resource.
+fn counts_in(scope: &str, name: &str) -> bool {
+    let compute = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "BestEffort" => name == "pods",
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => name == "pods" || compute.contains(&name),
+        "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    }
+}
+
+/// Scopes that nothing is in both of.
+fn conflicts(scopes: &[&str], path: &Path, shown: &Value, errors: &mut Errors) {
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|scope| scopes.contains(scope)) {
+            errors.invalid(path, shown, "conflicting scopes");
+        }
+    }
+}
+
 impl registry::Strategy for ResourceQuota {
     fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
         let status = At::of(new, "status");
         for list in ["hard", "used"] {
-            for (name, amount, at) in status.quantities(list) {
-                podspec::quantity(name, amount, &at, Place::Other, errors);
-            }
+            hard(&status, list, errors);
         }
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
-        for (name, amount, at) in spec.quantities("hard") {
-            podspec::quantity(name, amount, &at, Place::Other, errors);
-        }
-        for scope in spec.items("scopes") {
+        hard(&spec, "hard", errors);
+        let limited: Vec<&str> =
+            spec.entries("hard").into_iter().map(|(name, _)| name).filter(|name| is_quota(name)).collect();
+        let shown = spec.raw("scopes").cloned().unwrap_or_default();
+        let scopes = spec.items("scopes");
+        for scope in &scopes {
             if !SCOPES.contains(&scope.text()) {
-                let shown = spec.raw("scopes").cloned().unwrap_or_default();
                 spec.invalid("scopes", &shown, "unsupported scope", errors);
             }
+            for _ in limited.iter().filter(|name| !counts_in(scope.text(), name)) {
+                spec.invalid("scopes", &shown, "unsupported scope applied to resource", errors);
+            }
         }
+        let scopes: Vec<&str> = scopes.iter().map(At::text).collect();
+        conflicts(&scopes, &spec.path.child("scopes"), &shown, errors);
         let selector = spec.field("scopeSelector");
         // The faults stand at the list.
         let path = selector.path.child("matchExpressions");
@@ -180,6 +267,9 @@ impl registry::Strategy for ResourceQuota {
             let (scope, operator, values) = (at.str("scopeName"), at.str("operator"), at.len("values"));
             if !SCOPES.contains(&scope) {
                 errors.invalid(&path.child("scopeName"), scope, "unsupported scope");
+            }
+            for _ in limited.iter().filter(|name| !counts_in(scope, name)) {
+                errors.invalid(&path, selector.value, "unsupported scope applied to resource");
             }
             let exists_only =
                 !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope);
@@ -198,12 +288,15 @@ impl registry::Strategy for ResourceQuota {
                 "Exists" | "DoesNotExist" if values > 0 => errors.invalid(
                     &path.child("values"),
                     at.raw("values").cloned().unwrap_or_default(),
-                    "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                    "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
                 ),
                 "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
                 other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
             }
         }
+        let selected = selector.items("matchExpressions");
+        let selected: Vec<&str> = selected.iter().map(|at| at.str("scopeName")).collect();
+        conflicts(&selected, &path, &shown, errors);
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {

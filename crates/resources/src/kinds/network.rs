@@ -21,40 +21,58 @@ impl registry::Strategy for Ingress {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let spec = At::of(object, "spec");
+        ingress_spec(&At::of(object, "spec"), errors);
         if let Some(class) = object.annotation(CLASS_ANNOTATION)
-            && spec.has("ingressClassName")
+            && object.get(&["spec", "ingressClassName"]).is_some()
         {
             let path = Path::new("annotations").child(CLASS_ANNOTATION);
             errors.invalid(&path, class, "can not be set when the class field is also set");
         }
-        if spec.len("rules") == 0 && !spec.has("defaultBackend") {
-            errors.invalid(&spec.path, spec.value, "either `defaultBackend` or `rules` must be specified");
+    }
+
+    fn validate_update(&self, new: &Object, _old: &Object, errors: &mut Errors) {
+        ingress_spec(&At::of(new, "spec"), errors);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let annotated = new.annotation(CLASS_ANNOTATION).is_some();
+        if old.is_some() || !annotated || new.get(&["spec", "ingressClassName"]).is_some() {
+            return Vec::new();
         }
-        if let Some(backend) = spec.some("defaultBackend") {
-            ingress_backend(&backend, errors);
+        let name = api::field::quote(CLASS_ANNOTATION);
+        vec![format!("annotation {name} is deprecated, please use 'spec.ingressClassName' instead")]
+    }
+}
+
+fn ingress_spec(spec: &At<'_>, errors: &mut Errors) {
+    if spec.len("rules") == 0 && !spec.has("defaultBackend") {
+        errors.invalid(&spec.path, spec.value, "either `defaultBackend` or `rules` must be specified");
+    }
+    if let Some(backend) = spec.some("defaultBackend") {
+        ingress_backend(&backend, errors);
+    }
+    for rule in spec.items("rules") {
+        host(&rule, errors);
+        let Some(http) = rule.some("http") else { continue };
+        if http.len("paths") == 0 {
+            errors.required(&http.path.child("paths"), "");
         }
-        for rule in spec.items("rules") {
-            host(&rule, errors);
-            let Some(http) = rule.some("http") else { continue };
-            if http.len("paths") == 0 {
-                errors.required(&http.path.child("paths"), "");
-            }
-            for path in http.items("paths") {
-                http_path(&path, errors);
-            }
+        for path in http.items("paths") {
+            http_path(&path, errors);
         }
-        for tls in spec.items("tls") {
-            for host in tls.items("hosts") {
-                let wild = host.text().contains('*');
-                host.check_self(
-                    if wild { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain },
-                    errors,
-                );
-            }
-            tls.check_if_set("secretName", names::dns1123_subdomain, errors);
+    }
+    for tls in spec.items("tls") {
+        for host in tls.items("hosts") {
+            let wild = host.text().contains('*');
+            host.check_self(
+                if wild { names::wildcard_dns1123_subdomain } else { names::dns1123_subdomain },
+                errors,
+            );
         }
-        spec.check_if_set("ingressClassName", names::dns1123_subdomain, errors);
+        tls.check_if_set("secretName", names::dns1123_subdomain, errors);
+    }
+    if spec.has("ingressClassName") {
+        spec.check("ingressClassName", names::dns1123_subdomain, errors);
     }
 }
 
@@ -115,8 +133,7 @@ fn ingress_backend(at: &At<'_>, errors: &mut Errors) {
         (Some(_), Some(_)) => errors.invalid(&at.path, "", "cannot set both resource and service backends"),
         (None, None) => errors.invalid(&at.path, "", "resource or service backend is required"),
         (Some(resource), None) => {
-            resource.required("kind", errors);
-            resource.required("name", errors);
+            typed_reference(&resource, errors);
         }
         (None, Some(service)) => {
             if service.required("name", errors) {
@@ -138,6 +155,20 @@ fn ingress_backend(at: &At<'_>, errors: &mut Errors) {
     }
 }
 
+/// Faults of what is named by its group, kind and name.
+fn typed_reference(at: &At<'_>, errors: &mut Errors) {
+    if at.has("apiGroup") {
+        at.check("apiGroup", names::dns1123_subdomain, errors);
+    }
+    for (field, words) in [("kind", "kind is required"), ("name", "name is required")] {
+        if at.str(field).is_empty() {
+            errors.required(&at.path.child(field), words);
+        } else {
+            at.check(field, names::path_segment, errors);
+        }
+    }
+}
+
 pub struct IngressClass;
 
 impl registry::Strategy for IngressClass {
@@ -148,12 +179,7 @@ impl registry::Strategy for IngressClass {
         }
         spec.check("controller", names::domain_prefixed_path, errors);
         let Some(at) = spec.some("parameters") else { return };
-        for (field, words) in [("kind", "kind is required"), ("name", "name is required")] {
-            if at.str(field).is_empty() {
-                errors.required(&at.path.child(field), words);
-            }
-        }
-        at.check_if_set("apiGroup", names::dns1123_subdomain, errors);
+        typed_reference(&at, errors);
         match at.str("scope") {
             "" => errors.required(&at.path.child("scope"), ""),
             "Cluster" => {
@@ -219,7 +245,7 @@ impl registry::Strategy for NetworkPolicy {
 }
 
 fn policy_port(at: &At<'_>, errors: &mut Errors) {
-    at.one_of_if_set("protocol", &["SCTP", "TCP", "UDP"], errors);
+    at.one_of_if_set("protocol", &["TCP", "UDP", "SCTP"], errors);
     let end = at.i64("endPort");
     let Some(port) = at.some("port") else {
         if let Some(end) = end {
@@ -227,17 +253,16 @@ fn policy_port(at: &At<'_>, errors: &mut Errors) {
         }
         return;
     };
+    if let (Some(end), Value::String(_)) = (end, port.value) {
+        at.invalid("endPort", end, "may not be specified when `port` is non-numeric", errors);
+    }
     port_number_or_name(&port, errors);
-    let Some(end) = end else { return };
-    match port.value.as_i64() {
-        None => at.invalid("endPort", end, "may not be specified when `port` is non-numeric", errors),
-        Some(n) => {
-            if end < n {
-                at.invalid("endPort", n, "must be greater than or equal to `port`", errors);
-            }
-            for fault in names::port_number(end) {
-                at.invalid("endPort", end, &fault, errors);
-            }
+    if let (Some(end), Some(n)) = (end, port.value.as_i64()) {
+        if end < n {
+            at.invalid("endPort", n, "must be greater than or equal to `port`", errors);
+        }
+        for fault in names::port_number(end) {
+            at.invalid("endPort", end, &fault, errors);
         }
     }
 }

@@ -3,11 +3,10 @@
 use api::field::{Errors, Path};
 use api::{Object, Status, names};
 use async_trait::async_trait;
-use registry::Engine;
 use registry::resource::{Asked, Connect, Target};
+use registry::{Engine, RequestContext};
 use serde_json::Value;
 
-use super::podspec;
 use crate::at::At;
 
 pub struct Strategy;
@@ -40,43 +39,31 @@ impl registry::Strategy for Strategy {
         true
     }
 
+    /// The kubelet is not configured through its node any more: the field is kept where it is in use.
+    fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        object.remove(&["spec", "configSource"]);
+    }
+
+    fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
+        if old.get(&["spec", "configSource"]).is_none() {
+            new.remove(&["spec", "configSource"]);
+        }
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
-        let taints = spec.items("taints");
-        for (i, taint) in taints.iter().enumerate() {
-            // Their faults have stood under the metadata since the first release.
-            let at = At::new(taint.value, Path::new("metadata.taints").index(i));
-            at.check("key", names::qualified_name, errors);
-            for fault in names::label_value(at.str("value")) {
-                at.invalid("value", at.str("value"), &fault, errors);
-            }
-            match at.str("effect") {
-                "" => errors.required(&at.path.child("effect"), ""),
-                effect if EFFECTS.contains(&effect) => {}
-                other => errors.not_supported(&at.path.child("effect"), other, EFFECTS),
-            }
-            let twin = |t: &At<'_>| t.str("key") == at.str("key") && t.str("effect") == at.str("effect");
-            if taints[..i].iter().any(twin) {
-                errors.duplicate(&at.path, at.value);
-                if let Some(last) = errors.0.last_mut() {
-                    last.body.push_str(": taints must be unique by key and effect pair");
-                }
-            }
-        }
+        taints(&spec, errors);
+        amounts(&At::of(object, "status"), errors);
         pod_cidrs(&spec, errors);
     }
 
     fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
         let status = At::of(new, "status");
+        amounts(&status, errors);
         let addresses = status.items("addresses");
         for (i, at) in addresses.iter().enumerate() {
             if addresses[..i].iter().any(|a| a.value == at.value) {
                 errors.duplicate(&at.path, at.value);
-            }
-        }
-        for list in ["capacity", "allocatable"] {
-            for (name, amount, at) in status.quantities(list) {
-                podspec::quantity(name, amount, &at, podspec::Place::Other, errors);
             }
         }
     }
@@ -84,14 +71,17 @@ impl registry::Strategy for Strategy {
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
         let path = Path::new("spec");
-        let before = old.get(&["spec", "podCIDRs"]);
-        if before.is_some_and(|b| b.as_array().is_some_and(|l| !l.is_empty()))
-            && new.get(&["spec", "podCIDRs"]) != before
-        {
-            errors.forbidden(
-                &path.child("podCIDRs"),
-                "node updates may not change podCIDR except from \"\" to valid",
-            );
+        let (is, was) = (At::of(new, "spec"), At::of(old, "spec"));
+        let (after, before) = (is.items("podCIDRs"), was.items("podCIDRs"));
+        // A fault for each range that differs, or one where their number does.
+        let faults = match before.len() {
+            0 => 0,
+            n if n != after.len() => 1,
+            _ => before.iter().zip(&after).filter(|(b, a)| b.text() != a.text()).count(),
+        };
+        for _ in 0..faults {
+            let words = "node updates may not change podCIDR except from \"\" to valid";
+            errors.forbidden(&path.child("podCIDRs"), words);
         }
         let provider = old.get_str(&["spec", "providerID"]);
         if !provider.is_empty() && new.get_str(&["spec", "providerID"]) != provider {
@@ -99,6 +89,59 @@ impl registry::Strategy for Strategy {
                 &path.child("providerID"),
                 "node updates may not change providerID except from \"\" to valid",
             );
+        }
+        // Taints are looked at once more than the rest.
+        taints(&is, errors);
+        if is.str("externalID") != was.str("externalID") {
+            errors.forbidden(&path.child("externalID"), "may not be updated");
+        }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        if new.get_str(&["spec", "externalID"]).is_empty() {
+            return Vec::new();
+        }
+        vec!["spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned()]
+    }
+}
+
+/// Faults of what a node has of each resource; nothing is said of the names.
+fn amounts(status: &At<'_>, errors: &mut Errors) {
+    for list in ["capacity", "allocatable"] {
+        let path = status.path.child(list);
+        for (name, amount, at) in status.quantities(list) {
+            let extended = name.contains('/') && !name.contains("kubernetes.io/");
+            if amount.is_negative() {
+                errors.invalid(&path.child(name), at.text(), "must be greater than or equal to 0");
+            }
+            if (name == "pods" || extended) && !amount.is_integer() {
+                errors.invalid(&path.child(name), at.text(), "must be an integer");
+            }
+        }
+    }
+}
+
+fn taints(spec: &At<'_>, errors: &mut Errors) {
+    let all = spec.items("taints");
+    for (i, taint) in all.iter().enumerate() {
+        // Their faults have stood under the metadata since the first release.
+        let at = At::new(taint.value, Path::new("metadata.taints").index(i));
+        at.check("key", names::qualified_name, errors);
+        let faults = names::label_value(at.str("value"));
+        if !faults.is_empty() {
+            at.invalid("value", at.str("value"), &faults.join(";"), errors);
+        }
+        match at.str("effect") {
+            "" => errors.required(&at.path.child("effect"), ""),
+            effect if EFFECTS.contains(&effect) => {}
+            other => errors.not_supported(&at.path.child("effect"), other, EFFECTS),
+        }
+        let twin = |t: &At<'_>| t.str("key") == at.str("key") && t.str("effect") == at.str("effect");
+        if all[..i].iter().any(twin) {
+            errors.duplicate(&at.path, at.value);
+            if let Some(last) = errors.0.last_mut() {
+                last.body.push_str(": taints must be unique by key and effect pair");
+            }
         }
     }
 }

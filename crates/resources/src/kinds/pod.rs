@@ -28,6 +28,7 @@ impl registry::Strategy for Strategy {
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
+        write_label_keys(object);
         let qos = qos_class(object);
         let mut status = json!({"phase": "Pending", "qosClass": qos});
         if At::of(object, "spec").len("schedulingGates") > 0 {
@@ -53,6 +54,9 @@ impl registry::Strategy for Strategy {
             let words = "cannot be set until all schedulingGates have been cleared";
             errors.forbidden(&spec.path.child("nodeName"), words);
         }
+        let notes = podannotations::all(object);
+        podspec::annotations::seccomp_agrees(&notes, &spec, errors);
+        podspec::annotations::app_armor_agrees(&notes, &spec, errors);
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -78,8 +82,9 @@ impl registry::Strategy for Strategy {
         podstatus::validate(new, old, errors);
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        podspec::warnings(&At::of(new, "spec"))
+    /// Only of those that are made: programs change pods all the time.
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { podspec::pod_warnings(new) }
     }
 
     fn grace_period(&self, object: &Object, asked: Option<i64>) -> Option<i64> {
@@ -104,13 +109,52 @@ fn addresses_agree(pod: &mut Object, one: &str, list: &str) {
     }
 }
 
-pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) use super::podspec::annotations::MIRROR;
+
+/// Labels that the pod's terms name by key alone are written into their selectors with the pod's values.
+fn write_label_keys(pod: &mut Object) {
+    let labels = pod.labels().cloned().unwrap_or_default();
+    let Some(Value::Object(spec)) = pod.0.get_mut("spec") else { return };
+    let mut terms: Vec<&mut Value> = Vec::new();
+    for (field, value) in spec.iter_mut() {
+        match field.as_str() {
+            "topologySpreadConstraints" => terms.extend(value.as_array_mut().into_iter().flatten()),
+            "affinity" => {
+                for (_, kind) in
+                    value.as_object_mut().into_iter().flatten().filter(|(k, _)| *k != "nodeAffinity")
+                {
+                    for (when, list) in kind.as_object_mut().into_iter().flatten() {
+                        let wrapped = when.starts_with("preferred");
+                        for item in list.as_array_mut().into_iter().flatten() {
+                            terms.extend(if wrapped { item.get_mut("podAffinityTerm") } else { Some(item) });
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    for term in terms {
+        let mut written: Vec<Value> = Vec::new();
+        for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            for key in term.get(field).and_then(Value::as_array).into_iter().flatten() {
+                if let Some(value) = key.as_str().and_then(|key| labels.get(key)) {
+                    written.push(json!({"key": key, "operator": operator, "values": [value]}));
+                }
+            }
+        }
+        if let Some(Value::Object(selector)) = term.get_mut("labelSelector").filter(|_| !written.is_empty()) {
+            let expressions = selector.entry("matchExpressions").or_insert_with(|| json!([]));
+            expressions.as_array_mut().into_iter().for_each(|all| all.append(&mut written));
+        }
+    }
+}
 
 /// What holds for a pod whenever it is written.
-fn metadata_and_spec(pod: &Object, errors: &mut Errors) {
+pub(super) fn metadata_and_spec(pod: &Object, errors: &mut Errors) {
     let spec = At::of(pod, "spec");
     podannotations::validate(pod, errors);
-    podspec::validate(&spec, errors);
+    podspec::validate(&spec, Some(pod.name()), errors);
     if spec.str("serviceAccountName").is_empty() {
         for volume in spec.items("volumes") {
             for source in volume.field("projected").items("sources") {
@@ -123,21 +167,26 @@ fn metadata_and_spec(pod: &Object, errors: &mut Errors) {
     podspec::validate_of_pod(&spec, errors);
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, by the requests and limits of cpu and memory.
+/// `Guaranteed`, `Burstable` or `BestEffort`, by the requests and limits of cpu and memory: the pod's as a
+/// whole, where it has any, or each container's.
 pub fn qos_class(pod: &Object) -> &'static str {
     let mut requested = false;
     let mut guaranteed = true;
-    for list in ["initContainers", "containers"] {
-        for container in pod.get(&["spec", list]).and_then(Value::as_array).into_iter().flatten() {
-            for resource in ["cpu", "memory"] {
-                let amount = |of: &str| {
-                    let text = container.get("resources")?.get(of)?.get(resource)?.as_str()?;
-                    api::Quantity::parse(text).ok().filter(|q| !q.is_zero())
-                };
-                let (request, limit) = (amount("requests"), amount("limits"));
-                requested |= request.is_some() || limit.is_some();
-                guaranteed &= limit.is_some() && request == limit;
-            }
+    let spec = At::of(pod, "spec");
+    let whole = spec.field("resources");
+    let holders: Vec<At<'_>> = if whole.len("requests") + whole.len("limits") > 0 {
+        vec![spec]
+    } else {
+        ["initContainers", "containers"].iter().flat_map(|list| spec.items(list)).collect()
+    };
+    for resources in holders.iter().map(|holder| holder.field("resources")) {
+        for resource in ["cpu", "memory"] {
+            let amount = |of: &str| {
+                resources.field(of).raw(resource).and_then(crate::at::quantity).filter(|q| !q.is_zero())
+            };
+            let (request, limit) = (amount("requests"), amount("limits"));
+            requested |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request == limit;
         }
     }
     match (requested, guaranteed) {
@@ -169,6 +218,7 @@ impl PartHook for EphemeralContainers {
 
     fn validate(&self, new: &Object, old: &Object, errors: &mut Errors) {
         metadata_and_spec(new, errors);
+        podannotations::validate_update(new, old, errors);
         if old.annotation(MIRROR).is_some() {
             errors.0.clear();
             errors.forbidden(&Path::unnamed(), "static pods do not support ephemeral containers");

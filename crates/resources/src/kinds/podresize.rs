@@ -5,7 +5,7 @@ use api::field::{Errors, Path};
 use registry::resource::PartHook;
 use serde_json::Value;
 
-use super::{pod, podspec};
+use super::pod;
 use crate::at::At;
 
 pub struct Resize;
@@ -38,53 +38,61 @@ impl PartHook for Resize {
     }
 
     fn validate(&self, new: &Object, old: &Object, errors: &mut Errors) {
-        let spec = At::of(new, "spec");
-        podspec::validate(&spec, errors);
-        // These stand at no field.
-        let nowhere = Path::unnamed();
+        pod::metadata_and_spec(new, errors);
+        // What holds for the whole pod stands at no field, and alone.
+        let alone = |words: &str, errors: &mut Errors| {
+            errors.0.clear();
+            errors.forbidden(&Path::unnamed(), words);
+        };
         if old.annotation(pod::MIRROR).is_some() {
-            errors.forbidden(&nowhere, "static pods cannot be resized");
+            return alone("static pods cannot be resized", errors);
         }
         if old.get_str(&["spec", "os", "name"]) == "windows" {
-            errors.forbidden(&nowhere, "windows pods cannot be resized");
+            return alone("windows pods cannot be resized", errors);
         }
+        let (spec, before) = (At::of(new, "spec"), At::of(old, "spec"));
         if pod::qos_class(new) != pod::qos_class(old) {
             let words = "Pod QOS Class may not change as a result of resizing";
-            errors.invalid(&Path::new("spec"), pod::qos_class(new), words);
+            errors.invalid(&spec.path, pod::qos_class(new), words);
         }
-        let before = At::of(old, "spec");
-        for list in LISTS {
-            for (container, was) in spec.items(list).iter().zip(before.items(list)) {
-                if list == "initContainers" && was.str("restartPolicy") != "Always" {
-                    let same = container.raw("resources") == was.raw("resources");
-                    if !same {
-                        let words = "only resources of running containers are mutable";
-                        errors.forbidden(&container.path.child("resources"), words);
-                    }
-                    continue;
-                }
-                one(&container.field("resources"), &was.field("resources"), errors);
+        let sidecar = |container: &At<'_>| container.str("restartPolicy") == "Always";
+        let pairs = |list: &str| spec.items(list).into_iter().zip(before.items(list));
+        for (now, was) in pairs("initContainers").filter(|(_, was)| sidecar(was)).chain(pairs("containers")) {
+            kept(&now.field("resources"), &was.field("resources"), errors);
+        }
+        for (now, was) in pairs("containers") {
+            if changes_others(&now.field("resources"), &was.field("resources")) {
+                errors.forbidden(&spec.path, "only cpu and memory resources are mutable");
+            }
+        }
+        for (now, was) in pairs("initContainers") {
+            let (resources, had) = (now.field("resources"), was.field("resources"));
+            if sidecar(&was) && changes_others(&resources, &had) {
+                let words = "only cpu and memory resources for init or sidecar containers are mutable";
+                errors.forbidden(&now.path, words);
+            } else if !sidecar(&was) && resources.value != had.value {
+                errors.forbidden(&spec.path, "resources for non-sidecar init containers are immutable");
             }
         }
     }
 }
 
-fn one(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
+/// What was asked for or limited must be still.
+fn kept(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
     for (list, words) in
         [("requests", "resource requests cannot be removed"), ("limits", "resource limits cannot be removed")]
     {
-        let removed = old.entries(list).iter().any(|(name, _)| !new.field(list).has(name));
-        if removed {
+        if old.entries(list).iter().any(|(name, _)| !new.field(list).has(name)) {
             errors.forbidden(&new.path.child(list), words);
         }
     }
-    for list in ["requests", "limits"] {
+}
+
+/// Whether anything but cpu and memory is asked for otherwise.
+fn changes_others(new: &At<'_>, old: &At<'_>) -> bool {
+    ["requests", "limits"].iter().any(|list| {
+        let (now, was) = (new.field(list), old.field(list));
         let names = new.entries(list).into_iter().chain(old.entries(list)).map(|(name, _)| name);
-        let other = |name: &str| !matches!(name, "cpu" | "memory");
-        let changed = |name: &str| new.field(list).raw(name) != old.field(list).raw(name);
-        if names.into_iter().any(|name| other(name) && changed(name)) {
-            errors.forbidden(&new.path, "only cpu and memory resources are mutable");
-            return;
-        }
-    }
+        names.filter(|name| !matches!(*name, "cpu" | "memory")).any(|name| now.raw(name) != was.raw(name))
+    })
 }

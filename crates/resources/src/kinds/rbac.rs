@@ -26,11 +26,11 @@ impl registry::Strategy for Strategy {
         for subject in object.0.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
             let Value::Object(subject) = subject else { continue };
             if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
-                super::workload::fill(subject, "apiGroup", GROUP);
+                crate::at::fill(subject, "apiGroup", GROUP);
             }
         }
         if let Some(Value::Object(role)) = object.0.get_mut("roleRef") {
-            super::workload::fill(role, "apiGroup", GROUP);
+            crate::at::fill(role, "apiGroup", GROUP);
         }
     }
 

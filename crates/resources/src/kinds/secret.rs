@@ -19,10 +19,20 @@ fn take_string_data(object: &mut Object) {
     }
 }
 
-/// Why encoded bytes are no JSON, in the words of Go's decoder.
+/// Why encoded bytes are no JSON object, in the words of Go's decoder.
 fn not_json(base64: &str) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(base64).unwrap_or_default();
-    codec::decode_json(&bytes).err().map(|e| e.to_string())
+    if let Err(why) = codec::decode_json(&bytes) {
+        return Some(why.to_string());
+    }
+    let kind = match serde_json::from_slice::<Value>(&bytes).unwrap_or_default() {
+        Value::Null | Value::Object(_) => return None,
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
 }
 
 impl registry::Strategy for Strategy {
@@ -31,7 +41,7 @@ impl registry::Strategy for Strategy {
     }
 
     fn default(&self, object: &mut Object) {
-        object.0.entry("type").or_insert("Opaque".into());
+        crate::at::fill(&mut object.0, "type", "Opaque");
         take_string_data(object);
     }
 
@@ -64,7 +74,8 @@ impl registry::Strategy for Strategy {
             _ => &[],
         };
         for key in needs {
-            if !has(key) {
+            // A key for SSH must hold something, too.
+            if !has(key) || (*key == "ssh-privatekey" && object.get_str(&["data", key]).is_empty()) {
                 errors.required(&data.key(key), "");
             } else if key.starts_with(".docker")
                 && let Some(why) = not_json(object.get_str(&["data", key]))

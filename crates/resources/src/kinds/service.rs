@@ -8,7 +8,7 @@ use registry::resource::{Asked, Connect, Target};
 use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::serviceclaim::{Ranges, wants_address, wants_ports};
+use super::serviceclaim::{Ranges, wants_health_port};
 use super::servicespec;
 use crate::Settings;
 use crate::at::At;
@@ -39,8 +39,8 @@ impl registry::Strategy for Strategy {
 
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
-        spec.entry("sessionAffinity").or_insert("None".into());
-        spec.entry("type").or_insert("ClusterIP".into());
+        crate::at::fill(spec, "sessionAffinity", "None");
+        crate::at::fill(spec, "type", "ClusterIP");
         let kind = spec["type"].as_str().unwrap_or_default().to_owned();
         if spec["sessionAffinity"] == "ClientIP" {
             let config = api::object::map_entry(spec, "sessionAffinityConfig");
@@ -48,7 +48,7 @@ impl registry::Strategy for Strategy {
         }
         for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
             let Value::Object(port) = port else { continue };
-            port.entry("protocol").or_insert("TCP".into());
+            crate::at::fill(port, "protocol", "TCP");
             let same = matches!(port.get("targetPort"), None | Some(Value::Null))
                 || port["targetPort"] == 0
                 || port["targetPort"] == "";
@@ -76,26 +76,33 @@ impl registry::Strategy for Strategy {
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
         object.0.insert("status".into(), json!({"loadBalancer": {}}));
+        let one = object.get_str(&["spec", "clusterIP"]).to_owned();
+        if !one.is_empty() && texts(object, "clusterIPs").is_empty() {
+            object.set(&["spec", "clusterIPs"], json!([one]));
+        }
     }
 
     fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
-        let changed = new.get_str(&["spec", "type"]) != old.get_str(&["spec", "type"]);
-        if wants_address(new) && wants_address(old) {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if new.get(&["spec", field]).is_none()
-                    && let Some(value) = old.get(&["spec", field])
-                {
-                    new.set(&["spec", field], value.clone());
-                }
-            }
-            follow_first_address(new, old);
+        if !is_external_name(new) && !is_external_name(old) {
+            keep_addresses(new, old);
         }
-        if wants_ports(new) && wants_ports(old) {
+        follow_first_address(new, old);
+        if holds_ports(new) && holds_ports(old) {
             keep_node_ports(new, old);
         }
-        if changed {
-            drop_unwanted(new);
+        let health = ["spec", "healthCheckNodePort"];
+        if wants_health_port(new)
+            && wants_health_port(old)
+            && new.get(&health).and_then(Value::as_i64).unwrap_or(0) == 0
+            && let Some(port) = old.get(&health)
+        {
+            new.set(&health, port.clone());
         }
+        drop_unwanted(new, old);
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        servicespec::warnings(new)
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -137,25 +144,81 @@ fn default_modes(service: &mut Object) {
     }
 }
 
-/// A service that changed its type gives up what the new one does not hold.
-fn drop_unwanted(service: &mut Object) {
-    if service.get_str(&["spec", "type"]) == "ExternalName" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-            service.remove(&["spec", field]);
+fn kind(service: &Object) -> &str {
+    service.get_str(&["spec", "type"])
+}
+
+fn is_external_name(service: &Object) -> bool {
+    kind(service) == "ExternalName"
+}
+
+fn holds_ports(service: &Object) -> bool {
+    matches!(kind(service), "NodePort" | "LoadBalancer")
+}
+
+/// The texts of a list in the spec.
+fn texts<'a>(service: &'a Object, field: &str) -> Vec<&'a str> {
+    let list = service.get(&["spec", field]).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Who does not say what was given out to the service keeps it.
+fn keep_addresses(new: &mut Object, old: &Object) {
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let missing = match new.get(&["spec", field]) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(_) => false,
+        };
+        if missing && let Some(value) = old.get(&["spec", field]) {
+            new.set(&["spec", field], value.clone());
         }
     }
-    if !wants_ports(service) && service.get_str(&["spec", "type"]) != "LoadBalancer" {
-        let list = service.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
-        for port in list.into_iter().flatten() {
-            if let Value::Object(port) = port {
+}
+
+/// A service gives up what its new type does not hold, as long as the client did not change that too.
+fn drop_unwanted(new: &mut Object, old: &Object) {
+    let drop = |new: &mut Object, fields: &[&str]| {
+        let set = |value: Option<&Value>| value.filter(|v| !v.is_null()).cloned();
+        if fields.iter().all(|f| set(new.get(&["spec", f])) == set(old.get(&["spec", f]))) {
+            for field in fields {
+                new.remove(&["spec", field]);
+            }
+        }
+    };
+    if is_external_name(new) && !is_external_name(old) {
+        drop(new, &["clusterIP", "clusterIPs"]);
+        drop(new, &["ipFamilies"]);
+        drop(new, &["ipFamilyPolicy"]);
+        drop(new, &["internalTrafficPolicy"]);
+    }
+    let own_ports = |service: &Object| -> Vec<i64> {
+        let all = At::of(service, "spec").items("ports");
+        all.iter().filter_map(|port| port.i64("nodePort").filter(|n| *n != 0)).collect()
+    };
+    if holds_ports(old) && !holds_ports(new) {
+        let before = own_ports(old);
+        if own_ports(new).iter().all(|port| before.contains(port)) {
+            let list = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
+            for port in list.into_iter().flatten().filter_map(Value::as_object_mut) {
                 port.remove("nodePort");
             }
         }
-        let external = service.get(&["spec", "externalIPs"]).and_then(Value::as_array);
-        if external.is_none_or(Vec::is_empty) {
-            service.remove(&["spec", "externalTrafficPolicy"]);
-        }
-        service.remove(&["spec", "healthCheckNodePort"]);
+    }
+    if wants_health_port(old) && !wants_health_port(new) {
+        drop(new, &["healthCheckNodePort"]);
+    }
+    if kind(old) == "LoadBalancer" && kind(new) != "LoadBalancer" {
+        drop(new, &["allocateLoadBalancerNodePorts"]);
+        drop(new, &["loadBalancerClass"]);
+    }
+    if servicespec::is_facing(&At::of(old, "spec")) && !servicespec::is_facing(&At::of(new, "spec")) {
+        drop(new, &["externalTrafficPolicy"]);
+    }
+    let balancer = ["status", "loadBalancer"];
+    if kind(new) != "LoadBalancer" && new.get(&balancer).is_some() {
+        new.set(&balancer, json!({}));
     }
 }
 
@@ -163,31 +226,42 @@ fn drop_unwanted(service: &mut Object) {
 /// otherwise.
 fn follow_first_address(new: &mut Object, old: &Object) {
     let address = new.get_str(&["spec", "clusterIP"]).to_owned();
-    let changed = !address.is_empty() && address != old.get_str(&["spec", "clusterIP"]);
-    if changed && new.get(&["spec", "clusterIPs"]) == old.get(&["spec", "clusterIPs"]) {
-        let mut list: Vec<Value> =
-            new.get(&["spec", "clusterIPs"]).and_then(Value::as_array).cloned().unwrap_or_default();
-        if let Some(first) = list.first_mut() {
-            *first = address.into();
-            new.set(&["spec", "clusterIPs"], Value::Array(list));
-        }
+    if address == old.get_str(&["spec", "clusterIP"]) || texts(new, "clusterIPs") != texts(old, "clusterIPs")
+    {
+        return;
+    }
+    if address.is_empty() {
+        new.remove(&["spec", "clusterIPs"]);
+    } else {
+        new.set(&["spec", "clusterIPs"], json!([address]));
     }
 }
 
-/// Ports that do not say a node port keep the one they had.
+fn node_port(port: &Value) -> u64 {
+    port.get("nodePort").and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn port_name(port: &Value) -> &str {
+    port.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Ports that do not say a node port keep the one that was theirs, by their name.
 fn keep_node_ports(new: &mut Object, old: &Object) {
-    let before: Vec<Value> =
-        old.get(&["spec", "ports"]).and_then(Value::as_array).cloned().unwrap_or_default();
-    let list = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
-    for port in list.into_iter().flatten() {
-        if port.get("nodePort").and_then(Value::as_u64).unwrap_or(0) != 0 {
+    let list = |service: &Object| -> Vec<Value> {
+        service.get(&["spec", "ports"]).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let before = list(old);
+    // What another port asks for is not free any more.
+    let used: Vec<u64> = list(new).iter().map(node_port).filter(|n| *n != 0).collect();
+    let ports = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
+    for port in ports.into_iter().flatten() {
+        if node_port(port) != 0 {
             continue;
         }
-        let same = before
-            .iter()
-            .find(|b| b.get("port") == port.get("port") && b.get("protocol") == port.get("protocol"));
-        if let Some(number) = same.and_then(|b| b.get("nodePort")) {
-            port["nodePort"] = number.clone();
+        let same = before.iter().rfind(|b| port_name(b) == port_name(port));
+        let kept = same.map_or(0, node_port);
+        if kept != 0 && !used.contains(&kept) {
+            port["nodePort"] = kept.into();
         }
     }
 }
@@ -255,4 +329,63 @@ fn endpoint(endpoints: &Object, name: &str) -> Option<(String, u16)> {
         }
     }
     found.into_iter().choose(&mut rand::rng())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(spec: Value) -> Object {
+        let mut object = Object::default();
+        object.0.insert("spec".into(), spec);
+        object
+    }
+
+    #[test]
+    fn a_new_type_drops_what_it_does_not_hold() {
+        let balancer = json!({
+            "type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
+            "allocateLoadBalancerNodePorts": true, "loadBalancerClass": "a.b/c",
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+            "ports": [{"port": 80, "nodePort": 30080}],
+        });
+        let with = |changes: Value| {
+            let mut spec = balancer.clone();
+            for (field, value) in changes.as_object().into_iter().flatten() {
+                spec[field] = value.clone();
+            }
+            service(spec)
+        };
+        let cases = [
+            (
+                json!({"type": "ClusterIP"}),
+                json!({
+                    "type": "ClusterIP", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80}],
+                }),
+            ),
+            (json!({"type": "ExternalName"}), json!({"type": "ExternalName", "ports": [{"port": 80}]})),
+        ];
+        for (changes, expected) in cases {
+            let mut new = with(changes);
+            drop_unwanted(&mut new, &with(json!({})));
+            assert_eq!(new.0["spec"], expected);
+        }
+        let mut new = with(json!({"externalTrafficPolicy": "Cluster"}));
+        drop_unwanted(&mut new, &with(json!({})));
+        assert!(new.get(&["spec", "healthCheckNodePort"]).is_none());
+    }
+
+    #[test]
+    fn node_ports_are_kept_by_name() {
+        let old = service(json!({"ports": [
+            {"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081},
+        ]}));
+        let mut new = service(json!({"ports": [
+            {"name": "a", "port": 90}, {"name": "b", "port": 81}, {"name": "c", "port": 82, "nodePort": 30081},
+        ]}));
+        keep_node_ports(&mut new, &old);
+        let numbers: Vec<u64> =
+            new.0["spec"]["ports"].as_array().into_iter().flatten().map(node_port).collect();
+        assert_eq!(numbers, [30080, 0, 30081]);
+    }
 }

@@ -15,6 +15,8 @@ fn keep(new: &Object, old: &Object, paths: &[&[&str]], errors: &mut Errors) {
     }
 }
 
+const PARAMETERS_MAX: usize = 512;
+
 pub struct StorageClass;
 
 impl registry::Strategy for StorageClass {
@@ -27,12 +29,16 @@ impl registry::Strategy for StorageClass {
         if provisioner.text().is_empty() {
             errors.required(&provisioner.path, "");
         } else {
-            for fault in names::qualified_name(&provisioner.text().to_lowercase()) {
-                errors.invalid(&provisioner.path, provisioner.text(), fault);
+            let name = provisioner.text().to_lowercase();
+            for fault in names::qualified_name(&name) {
+                errors.invalid(&provisioner.path, &name, fault);
             }
         }
         let parameters = At::of(object, "parameters");
         let mut size = 0;
+        if parameters.value.as_object().is_some_and(|map| map.len() > PARAMETERS_MAX) {
+            errors.too_long(&parameters.path, PARAMETERS_MAX);
+        }
         for (key, value) in parameters.value.as_object().into_iter().flatten() {
             if key.is_empty() {
                 errors.invalid(&parameters.path, key, "field can not be empty.");
@@ -53,9 +59,19 @@ impl registry::Strategy for StorageClass {
                 if at.len("values") == 0 {
                     errors.required(&at.path.child("values"), "");
                 }
+                let values = at.items("values");
+                for (k, value) in values.iter().enumerate() {
+                    if values[..k].iter().any(|v| v.text() == value.text()) {
+                        errors.duplicate(&value.path, value.text());
+                    }
+                }
                 if all[..j].iter().any(|o| o.str("key") == at.str("key")) {
                     errors.duplicate(&at.path.child("key"), at.str("key"));
                 }
+            }
+            let before = topologies.value.as_array().map_or(&[][..], |list| &list[..i]);
+            if before.iter().any(|other| other == term.value) {
+                errors.duplicate(&term.path.child("matchLabelExpressions"), "");
             }
         }
     }
@@ -126,10 +142,12 @@ impl registry::Strategy for CsiDriver {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
+        spec.one_of_if_set("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], errors);
         let tokens = spec.items("tokenRequests");
         for (i, token) in tokens.iter().enumerate() {
             if tokens[..i].iter().any(|t| t.str("audience") == token.str("audience")) {
                 errors.duplicate(&token.path.child("audience"), token.str("audience"));
+                continue;
             }
             if let Some(seconds) = token.i64("expirationSeconds") {
                 if seconds < 600 {
@@ -144,10 +162,18 @@ impl registry::Strategy for CsiDriver {
         }
         for mode in spec.items("volumeLifecycleModes") {
             if !["Persistent", "Ephemeral"].contains(&mode.text()) {
-                errors.not_supported(&mode.path, mode.text(), &["Persistent", "Ephemeral"]);
+                let path = spec.path.child("volumeLifecycleModes");
+                errors.not_supported(&path, mode.text(), &["Persistent", "Ephemeral"]);
             }
         }
-        spec.one_of_if_set("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], errors);
+        if let Some(n) = spec.i64("nodeAllocatableUpdatePeriodSeconds").filter(|n| *n < 10) {
+            let words = "must be greater than or equal to 10 seconds";
+            spec.invalid("nodeAllocatableUpdatePeriodSeconds", n, words, errors);
+        }
+        if let Some(at) = spec.some("serviceAccountTokenInSecrets").filter(|_| tokens.is_empty()) {
+            let words = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+            errors.invalid(&at.path, at.value, words);
+        }
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -157,6 +183,8 @@ impl registry::Strategy for CsiDriver {
         keep(new, old, &[&["spec", "fsGroupPolicy"], &["spec", "volumeLifecycleModes"]], errors);
     }
 }
+
+const NODE_ID_MAX: usize = 192;
 
 pub struct CsiNode;
 
@@ -168,24 +196,27 @@ impl registry::Strategy for CsiNode {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let drivers = At::of(object, "spec").items("drivers");
         for (i, driver) in drivers.iter().enumerate() {
-            if driver.required("name", errors) {
-                for fault in names::dns1123_subdomain(&driver.str("name").to_lowercase()) {
-                    driver.invalid("name", driver.str("name"), &fault, errors);
-                }
-            }
+            driver_name(&driver.field("name"), errors);
             driver.required("nodeID", errors);
+            if driver.str("nodeID").len() > NODE_ID_MAX {
+                let words = format!("must be {NODE_ID_MAX} characters or less");
+                driver.invalid("nodeID", driver.str("nodeID"), &words, errors);
+            }
+            driver.field("allocatable").non_negative("count", errors);
+            if drivers[..i].iter().any(|d| d.str("name") == driver.str("name")) {
+                errors.duplicate(&driver.path.child("name"), driver.str("name"));
+            }
             let keys = driver.items("topologyKeys");
             for (j, key) in keys.iter().enumerate() {
+                if key.text().is_empty() {
+                    errors.required(&driver.path, "");
+                }
                 if keys[..j].iter().any(|k| k.text() == key.text()) {
                     errors.duplicate(&driver.path, key.text());
                 }
                 for fault in names::qualified_name(key.text()) {
                     errors.invalid(&driver.path, key.text(), fault);
                 }
-            }
-            driver.field("allocatable").non_negative("count", errors);
-            if drivers[..i].iter().any(|d| d.str("name") == driver.str("name")) {
-                errors.duplicate(&driver.path.child("name"), driver.str("name"));
             }
         }
     }
@@ -235,13 +266,11 @@ impl registry::Strategy for CsiStorageCapacity {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        At::of(object, "storageClassName").check_self(names::dns1123_subdomain, errors);
         label_selector(&At::of(object, "nodeTopology"), errors);
-        for field in ["capacity", "maximumVolumeSize"] {
-            let at = At::of(object, field);
-            if crate::at::quantity(at.value).is_some_and(|q| q.is_negative()) {
-                errors.invalid(&at.path, at.text(), "must be greater than or equal to 0");
-            }
+        At::of(object, "storageClassName").check_self(names::dns1123_subdomain, errors);
+        let at = At::of(object, "capacity");
+        if crate::at::quantity(at.value).is_some_and(|q| q.is_negative()) {
+            errors.invalid(&at.path, at.text(), "must be greater than or equal to 0");
         }
     }
 
@@ -286,12 +315,17 @@ impl registry::Strategy for VolumeAttachment {
                 &source.path,
                 "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
             ),
-            (false, true) => {
-                source.check("persistentVolumeName", names::dns1123_subdomain, errors);
+            (false, true) if source.str("persistentVolumeName").is_empty() => {
+                let path = source.path.child("persistentVolumeName");
+                errors.required(&path, "must specify non empty persistentVolumeName");
             }
+            (false, true) => {}
             (true, false) => super::volumeclaim::inline(&source.field("inlineVolumeSpec"), errors),
         }
         spec.check("nodeName", names::dns1123_subdomain, errors);
+        if source.has("persistentVolumeName") {
+            source.check("persistentVolumeName", names::dns1123_subdomain, errors);
+        }
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -317,7 +351,7 @@ impl registry::Strategy for RuntimeClass {
         let limits = overhead.path.child("limits");
         for (name, amount, at) in overhead.quantities("podFixed") {
             let at = At::new(at.value, limits.key(name));
-            podspec::resource_name(name, &at, podspec::Place::Other, errors);
+            podspec::resource_name(name, &at, podspec::Place::Container, errors);
             if amount.is_negative() {
                 errors.invalid(&at.path, at.text(), "must be greater than or equal to 0");
             }

@@ -1,36 +1,37 @@
 //! Persistent volumes and the claims to them.
 
-use api::Object;
 use api::field::{Errors, Path};
-use api::names;
+use api::{Object, Quantity, names};
 use registry::RequestContext;
 use serde_json::Value;
 
 use super::podspec;
-use crate::at::{At, difference, immutable, label_selector};
+use crate::at::{At, difference, immutable, label_selector, quantity};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
-fn access_modes(spec: &At<'_>, missing: &str, errors: &mut Errors) {
+fn access_modes(spec: &At<'_>, errors: &mut Errors) {
     let modes = spec.items("accessModes");
     let path = spec.path.child("accessModes");
-    if modes.is_empty() {
-        errors.required(&path, missing);
-    }
     for mode in &modes {
         if !MODES.contains(&mode.text()) {
             errors.not_supported(&path, mode.text(), MODES);
         }
     }
-    if modes.len() > 1 && modes.iter().any(|m| m.text() == "ReadWriteOncePod") {
+    let known = modes.iter().map(At::text).filter(|m| MODES.contains(m));
+    let (alone, shared): (Vec<&str>, Vec<&str>) = known.partition(|m| *m == "ReadWriteOncePod");
+    if !alone.is_empty() && !shared.is_empty() {
         errors.forbidden(&path, "may not use ReadWriteOncePod with other access modes");
     }
 }
 
 /// Faults of a claim's spec, wherever it stands.
 pub(super) fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
-    access_modes(spec, "at least 1 access mode is required", errors);
+    if spec.len("accessModes") == 0 {
+        errors.required(&spec.path.child("accessModes"), "at least 1 access mode is required");
+    }
     label_selector(&spec.field("selector"), errors);
+    access_modes(spec, errors);
     let requests = spec.field("resources");
     let storage = requests.quantities("requests").into_iter().find(|(name, _, _)| *name == "storage");
     let path = spec.path.child("resources").key("storage");
@@ -44,17 +45,20 @@ pub(super) fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
     }
     spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
     spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
-    spec.check_if_set("volumeAttributesClassName", names::dns1123_subdomain, errors);
     for field in ["dataSource", "dataSourceRef"] {
         if let Some(source) = spec.some(field) {
             data_source(&source, errors);
         }
     }
-    if let (Some(a), Some(b)) = (spec.some("dataSource"), spec.some("dataSourceRef"))
-        && ["kind", "name", "apiGroup"].iter().any(|f| a.str(f) != b.str(f))
-    {
-        errors.invalid(&spec.path, spec.value, "must match dataSourceRef");
+    if let (Some(a), Some(b)) = (spec.some("dataSource"), spec.some("dataSourceRef")) {
+        if !b.str("namespace").is_empty() {
+            let words = "may not be specified when dataSourceRef.namespace is specified";
+            errors.invalid(&spec.path, spec.value, words);
+        } else if ["kind", "name", "apiGroup"].iter().any(|f| a.str(f) != b.str(f)) {
+            errors.invalid(&spec.path, spec.value, "must match dataSourceRef");
+        }
     }
+    spec.check_if_set("volumeAttributesClassName", names::dns1123_subdomain, errors);
 }
 
 fn data_source(at: &At<'_>, errors: &mut Errors) {
@@ -68,6 +72,8 @@ fn data_source(at: &At<'_>, errors: &mut Errors) {
             "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
         );
     }
+    at.check_if_set("apiGroup", names::dns1123_subdomain, errors);
+    at.check_if_set("namespace", names::dns1123_label, errors);
 }
 
 pub struct Claim;
@@ -80,7 +86,7 @@ impl registry::Strategy for Claim {
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         podspec::default_claim(spec);
-        super::workload::fill(api::object::map_entry(&mut object.0, "status"), "phase", "Pending");
+        crate::at::fill(api::object::map_entry(&mut object.0, "status"), "phase", "Pending");
     }
 
     fn prepare_create(&self, _cx: &RequestContext, object: &mut Object) {
@@ -118,8 +124,9 @@ impl registry::Strategy for Claim {
         let bound = old.get_str(&["status", "phase"]) == "Bound";
         let rest = |o: &Object| {
             let mut spec = o.0.get("spec").cloned().unwrap_or_default();
-            if bound && let Some(resources) = spec.get_mut("resources").and_then(Value::as_object_mut) {
-                resources.remove("requests");
+            let requests = spec.get_mut("resources").and_then(|r| r.get_mut("requests")?.as_object_mut());
+            if bound && let Some(requests) = requests {
+                requests.remove("storage");
             }
             if let Value::Object(spec) = &mut spec {
                 spec.remove("volumeAttributesClassName");
@@ -137,6 +144,22 @@ impl registry::Strategy for Claim {
         if is != was {
             let words = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
             errors.forbidden(&Path::new("spec"), format!("{words}\n{}", difference(&was, &is)));
+        }
+        let size = |o: &Object, path: &[&str]| o.get(path).and_then(quantity).unwrap_or(Quantity::ZERO);
+        let request = ["spec", "resources", "requests", "storage"];
+        let held = size(old, &["status", "capacity", "storage"]);
+        // A volume that could not grow may ask for less again, but not for less than it has.
+        if size(new, &request) < size(old, &request) && size(new, &request) <= held {
+            let words = "field can not be less than status.capacity";
+            errors.forbidden(&Path::new(&request.join(".")), words);
+        }
+        let mode = ["spec", "volumeMode"];
+        immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);
+        let class = ["spec", "volumeAttributesClassName"];
+        if old.get(&class).is_some() && new.get_str(&class).is_empty() {
+            let to = if new.get(&class).is_none() { "nil" } else { "an empty string" };
+            let words = format!("update from non-nil value to {to} is forbidden");
+            errors.forbidden(&Path::new(&class.join(".")), words);
         }
     }
 }
@@ -172,8 +195,8 @@ impl registry::Strategy for Volume {
 
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
-        super::workload::fill(spec, "persistentVolumeReclaimPolicy", "Retain");
-        super::workload::fill(spec, "volumeMode", "Filesystem");
+        crate::at::fill(spec, "persistentVolumeReclaimPolicy", "Retain");
+        crate::at::fill(spec, "volumeMode", "Filesystem");
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
@@ -196,7 +219,13 @@ impl registry::Strategy for Volume {
             }
             spec
         };
-        let (is, was) = (sources(new), sources(old));
+        let (mut is, was) = (sources(new), sources(old));
+        // The secret for growing may come late.
+        if was["csi"]["controllerExpandSecretRef"].is_null()
+            && let Some(csi) = is.get_mut("csi").and_then(Value::as_object_mut)
+        {
+            csi.remove("controllerExpandSecretRef");
+        }
         if is != was {
             let words = "spec.persistentvolumesource is immutable after creation";
             let path = Path::new("spec.persistentvolumesource");
@@ -204,6 +233,42 @@ impl registry::Strategy for Volume {
         }
         let mode = ["spec", "volumeMode"];
         immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);
+        let affinity = ["spec", "nodeAffinity"];
+        if let Some(before) = old.get(&affinity)
+            && new.get(&affinity).map(with_stable_labels).as_ref() != Some(&with_stable_labels(before))
+        {
+            let shown = new.get(&affinity).cloned().unwrap_or_default();
+            let words = "field is immutable, except for updating from beta label to GA";
+            errors.invalid(&Path::new("nodeAffinity"), &shown, words);
+        }
+        let class = ["spec", "volumeAttributesClassName"];
+        if old.get(&class).is_some() && new.get(&class).is_none() {
+            let words = "update from non-nil value to nil is forbidden";
+            errors.forbidden(&Path::new(&class.join(".")), words);
+        }
+    }
+}
+
+/// Labels of nodes that had other names when they were new.
+const STABLE: &[(&str, &str)] = &[
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// An affinity with the labels' names of today.
+fn with_stable_labels(affinity: &Value) -> Value {
+    match affinity {
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), with_stable_labels(v))).collect(),
+        Value::Array(list) => list.iter().map(with_stable_labels).collect(),
+        Value::String(text) => STABLE
+            .iter()
+            .find(|(beta, _)| *beta == text.as_str())
+            .map_or(text.as_str(), |(_, now)| *now)
+            .into(),
+        other => other.clone(),
     }
 }
 
@@ -226,19 +291,34 @@ fn volume_spec(spec: &At<'_>, inline: bool, errors: &mut Errors) {
             errors.required(&spec.path.child("csi"), "has to be specified in the context of inline volumes");
         }
     }
-    access_modes(spec, "", errors);
+    if spec.len("accessModes") == 0 {
+        errors.required(&spec.path.child("accessModes"), "");
+    }
+    access_modes(spec, errors);
     if !inline {
         capacity(spec, errors);
+    }
+    let reclaim = spec.str("persistentVolumeReclaimPolicy");
+    let path = spec.path.child("persistentVolumeReclaimPolicy");
+    if !inline {
+        spec.one_of_if_set("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], errors);
+    } else if !matches!(reclaim, "" | "Retain") {
+        errors.forbidden(&path, "may only be Retain in the context of inline volumes");
+    }
+    let affinity = spec.field("nodeAffinity");
+    if inline {
+        forbid("nodeAffinity", errors);
+    } else if let Some(required) = affinity.some("required") {
+        podspec::node_selector(&required, errors);
+    } else if !affinity.is_absent() {
+        errors.required(&affinity.path.child("required"), "must specify required node constraints");
     }
     if podspec::volumes::source(spec, errors) == 0 {
         errors.required(&spec.path, "must specify a volume type");
     }
-    if inline {
-        forbid("persistentVolumeReclaimPolicy", errors);
+    if spec.has("local") && (inline || affinity.is_absent()) {
+        errors.required(&affinity.path, "Local volume requires node affinity");
     }
-    let reclaim = spec.str("persistentVolumeReclaimPolicy");
-    let path = spec.path.child("persistentVolumeReclaimPolicy");
-    spec.one_of_if_set("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"], errors);
     if reclaim == "Recycle"
         && spec.field("hostPath").str("path").trim_end_matches('/').is_empty()
         && spec.has("hostPath")
@@ -247,22 +327,26 @@ fn volume_spec(spec: &At<'_>, inline: bool, errors: &mut Errors) {
     }
     if inline {
         forbid("storageClassName", errors);
+        if !matches!(spec.str("volumeMode"), "" | "Filesystem") {
+            let words = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+            errors.forbidden(&spec.path.child("volumeMode"), words);
+        }
     } else {
         spec.check_if_set("storageClassName", names::dns1123_subdomain, errors);
+        spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
     }
-    if inline {
-        forbid("volumeMode", errors);
+    attributes_class(spec, errors);
+}
+
+fn attributes_class(spec: &At<'_>, errors: &mut Errors) {
+    let Some(class) = spec.some("volumeAttributesClassName") else { return };
+    if class.text().is_empty() {
+        errors.required(&class.path, "an empty string is disallowed");
+    } else {
+        class.check_self(names::dns1123_subdomain, errors);
     }
-    spec.one_of_if_set("volumeMode", &["Block", "Filesystem"], errors);
-    let affinity = spec.field("nodeAffinity");
-    if inline {
-        forbid("nodeAffinity", errors);
-    } else if let Some(required) = affinity.some("required") {
-        podspec::node_selector(&required, errors);
-    } else if !affinity.is_absent() {
-        errors.required(&affinity.path.child("required"), "must specify required node constraints");
-    } else if spec.has("local") {
-        errors.required(&affinity.path, "Local volume requires node affinity");
+    if !spec.has("csi") {
+        errors.required(&spec.path.child("csi"), "has to be specified when using volumeAttributesClassName");
     }
 }
 

@@ -26,10 +26,12 @@ impl registry::Strategy for Configuration {
         let list = all.value.as_array().map_or(&[][..], Vec::as_slice);
         for (i, hook) in list.iter().enumerate() {
             let at = At::new(hook, all.path.index(i));
-            if list[..i].iter().any(|h| h.get("name") == hook.get("name")) {
+            one(&at, errors);
+            review_versions(&at, errors);
+            let named = !at.str("name").is_empty();
+            if named && list[..i].iter().any(|h| h.get("name") == hook.get("name")) {
                 errors.duplicate(&at.path.child("name"), at.str("name"));
             }
-            one(&at, errors);
         }
     }
 }
@@ -39,7 +41,6 @@ fn one(at: &At<'_>, errors: &mut Errors) {
     for rule in at.items("rules") {
         operations(&rule, errors);
     }
-    review_versions(at, errors);
     at.one_of_if_set("failurePolicy", &["Fail", "Ignore"], errors);
     at.one_of_if_set("matchPolicy", &["Equivalent", "Exact"], errors);
     match at.str("sideEffects") {

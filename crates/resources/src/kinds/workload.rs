@@ -38,7 +38,11 @@ fn selector(spec: &At<'_>, kind: &str, required: bool, errors: &mut Errors) -> b
         }
     }
     if !selector_is_sound(&at) {
-        errors.invalid(&at.path, at.value, if kind == "statefulset" { "" } else { "invalid label selector" });
+        // Daemon sets leave it at the faults themselves.
+        if kind != "daemonset" {
+            let words = if kind == "statefulset" { "" } else { "invalid label selector" };
+            errors.invalid(&at.path, at.value, words);
+        }
         return false;
     } else {
         let empty = at.len("matchLabels") + at.len("matchExpressions") == 0;
@@ -83,8 +87,12 @@ fn keep_selector(new: &Object, old: &Object, errors: &mut Errors) {
     immutable(new.get(&path), old.get(&path), &Path::new("spec.selector"), errors);
 }
 
-fn template_warnings(object: &Object) -> Vec<String> {
-    podspec::warnings(&At::of(object, "spec").field("template").field("spec"))
+/// What is warned of in a template, where something of the object's spec is new.
+fn template_warnings(object: &Object, old: Option<&Object>) -> Vec<String> {
+    if old.is_some_and(|old| old.generation() == object.generation()) {
+        return Vec::new();
+    }
+    podspec::template_warnings(&At::of(object, "spec").field("template"))
 }
 
 pub struct Deployment;
@@ -117,7 +125,7 @@ impl registry::Strategy for Deployment {
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let strategy = api::object::map_entry(spec, "strategy");
-        fill(strategy, "type", "RollingUpdate");
+        crate::at::fill(strategy, "type", "RollingUpdate");
         if strategy["type"] == "RollingUpdate" {
             let rolling = api::object::map_entry(strategy, "rollingUpdate");
             rolling.entry("maxUnavailable").or_insert("25%".into());
@@ -154,16 +162,8 @@ impl registry::Strategy for Deployment {
         keep_selector(new, old, errors);
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        template_warnings(new)
-    }
-}
-
-/// Sets a text that is absent or empty.
-pub(super) fn fill(map: &mut serde_json::Map<String, Value>, field: &str, text: &str) {
-    let slot = map.entry(field).or_insert("".into());
-    if slot.as_str().is_none_or(str::is_empty) {
-        *slot = text.into();
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
     }
 }
 
@@ -178,7 +178,7 @@ fn deployment_strategy(at: &At<'_>, errors: &mut Errors) {
             }
         }
         "RollingUpdate" => rolling(&at.field("rollingUpdate"), errors),
-        other => errors.not_supported(&at.path.child("type"), other, &["Recreate", "RollingUpdate"]),
+        _ => errors.not_supported(&at.path, at.value, &["Recreate", "RollingUpdate"]),
     }
 }
 
@@ -186,7 +186,7 @@ fn rolling(at: &At<'_>, errors: &mut Errors) {
     let (unavailable, surge) = (at.field("maxUnavailable"), at.field("maxSurge"));
     non_negative_int_or_percent(&unavailable, errors);
     non_negative_int_or_percent(&surge, errors);
-    if count_of(unavailable.value) == 0 && count_of(surge.value) == 0 && !surge.value.is_string() {
+    if count_of(unavailable.value) == 0 && count_of(surge.value) == 0 {
         errors.invalid(&unavailable.path, unavailable.value, "may not be 0 when `maxSurge` is 0");
     }
     at_most_100_percent(&unavailable, errors);
@@ -224,8 +224,8 @@ impl registry::Strategy for ReplicaSet {
         keep_selector(new, old, errors);
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        template_warnings(new)
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
     }
 }
 
@@ -261,6 +261,10 @@ impl registry::Strategy for ReplicationController {
         self.validate(new, errors);
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         spec.non_negative("minReadySeconds", errors);
@@ -294,7 +298,7 @@ impl registry::Strategy for DaemonSet {
     fn default(&self, object: &mut Object) {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let strategy = api::object::map_entry(spec, "updateStrategy");
-        fill(strategy, "type", "RollingUpdate");
+        crate::at::fill(strategy, "type", "RollingUpdate");
         if strategy["type"] == "RollingUpdate" {
             let rolling = api::object::map_entry(strategy, "rollingUpdate");
             rolling.entry("maxUnavailable").or_insert(json!(1));
@@ -335,6 +339,8 @@ impl registry::Strategy for DaemonSet {
                 let (unavailable, surge) = (rolling.field("maxUnavailable"), rolling.field("maxSurge"));
                 non_negative_int_or_percent(&unavailable, errors);
                 non_negative_int_or_percent(&surge, errors);
+                at_most_100_percent(&unavailable, errors);
+                at_most_100_percent(&surge, errors);
                 let (u, s) = (count_of(unavailable.value), count_of(surge.value));
                 if u != 0 && s != 0 {
                     errors.invalid(
@@ -345,12 +351,8 @@ impl registry::Strategy for DaemonSet {
                 } else if u == 0 && s == 0 {
                     errors.required(&unavailable.path, "cannot be 0 when maxSurge is 0");
                 }
-                at_most_100_percent(&unavailable, errors);
-                at_most_100_percent(&surge, errors);
             }
-            other => {
-                errors.not_supported(&at.path.child("type"), other, &["RollingUpdate", "OnDelete"]);
-            }
+            _ => errors.not_supported(&at.path, at.value, &["RollingUpdate", "OnDelete"]),
         }
         spec.non_negative("revisionHistoryLimit", errors);
     }
@@ -366,8 +368,8 @@ impl registry::Strategy for DaemonSet {
         keep_selector(new, old, errors);
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        template_warnings(new)
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
     }
 }
 
@@ -422,7 +424,7 @@ impl registry::Strategy for StatefulSet {
         for claim in claims.into_iter().flatten() {
             let Value::Object(claim) = claim else { continue };
             podspec::default_claim(api::object::map_entry(claim, "spec"));
-            fill(api::object::map_entry(claim, "status"), "phase", "Pending");
+            crate::at::fill(api::object::map_entry(claim, "status"), "phase", "Pending");
             claim.entry("apiVersion").or_insert("v1".into());
             claim.entry("kind").or_insert("PersistentVolumeClaim".into());
         }
@@ -431,7 +433,13 @@ impl registry::Strategy for StatefulSet {
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
-        spec.one_of("podManagementPolicy", &["OrderedReady", "Parallel"], errors);
+        match spec.str("podManagementPolicy") {
+            "" => errors.required(&spec.path.child("podManagementPolicy"), ""),
+            "OrderedReady" | "Parallel" => {}
+            other => {
+                spec.invalid("podManagementPolicy", other, "must be 'OrderedReady' or 'Parallel'", errors)
+            }
+        }
         let at = spec.field("updateStrategy");
         match at.str("type") {
             "OnDelete" => {
@@ -446,7 +454,13 @@ impl registry::Strategy for StatefulSet {
             "RollingUpdate" => {
                 let rolling = at.field("rollingUpdate");
                 rolling.non_negative("partition", errors);
-                non_negative_int_or_percent(&rolling.field("maxUnavailable"), errors);
+                if let Some(most) = rolling.some("maxUnavailable") {
+                    non_negative_int_or_percent(&most, errors);
+                    if count_of(most.value) == 0 {
+                        errors.invalid(&most.path, most.value, "cannot be 0");
+                    }
+                    at_most_100_percent(&most, errors);
+                }
             }
             _ => errors.invalid(&at.path, at.value, "must be 'RollingUpdate' or 'OnDelete'"),
         }
@@ -487,8 +501,8 @@ impl registry::Strategy for StatefulSet {
         }
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        template_warnings(new)
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
     }
 }
 
@@ -516,7 +530,7 @@ impl registry::Strategy for PodTemplate {
     }
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        podspec::warnings(&At::of(new, "template").field("spec"))
+        podspec::template_warnings(&At::of(new, "template"))
     }
 }
 

@@ -29,8 +29,8 @@ impl registry::Strategy for Strategy {
         let spec = api::object::map_entry(&mut object.0, "spec");
         let names = api::object::map_entry(spec, "names");
         if !kind.is_empty() {
-            super::workload::fill(names, "singular", &kind.to_lowercase());
-            super::workload::fill(names, "listKind", &format!("{kind}List"));
+            crate::at::fill(names, "singular", &kind.to_lowercase());
+            crate::at::fill(names, "listKind", &format!("{kind}List"));
         }
         let stored = object.get(&["status", "storedVersions"]).and_then(Value::as_array);
         if stored.is_none_or(Vec::is_empty)

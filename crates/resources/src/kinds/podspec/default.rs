@@ -1,6 +1,10 @@
 //! Defaults of a pod spec that hang on other fields.
 
+use api::field::Path;
 use serde_json::{Map, Value, json};
+
+use super::resources::together;
+use crate::at::At;
 
 /// In a pod or in a workload's template.
 pub fn default(spec: &mut Map<String, Value>) {
@@ -67,6 +71,38 @@ pub fn default_pod(spec: &mut Map<String, Value>) {
                     port["hostPort"] = number;
                 }
             }
+        }
+    }
+    default_whole(spec);
+}
+
+/// A pod that is limited as a whole asks, of each resource, for what its containers ask for together, or for
+/// the limit where they ask for nothing.
+fn default_whole(spec: &mut Map<String, Value>) {
+    let whole = spec.get("resources").cloned().unwrap_or_default();
+    let Some(Value::Object(limits)) =
+        whole.get("limits").filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
+    else {
+        return;
+    };
+    let pod = Value::Object(spec.clone());
+    let at = At::new(&pod, Path::root());
+    let kinds =
+        ["containers", "initContainers"].iter().flat_map(|list| at.items(list)).flat_map(|container| {
+            let requests = container.field("resources").entries("requests");
+            requests.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        });
+    let kinds: Vec<String> =
+        kinds.filter(|n| matches!(&**n, "cpu" | "memory") || n.starts_with("hugepages-")).collect();
+    let sums: Vec<(String, Value)> = kinds
+        .into_iter()
+        .filter_map(|name| together(&at, "requests", &name).map(|sum| (name, sum.to_string().into())))
+        .collect();
+    let resources = api::object::map_entry(spec, "resources");
+    let requests = api::object::map_entry(resources, "requests");
+    for (name, amount) in sums.into_iter().chain(limits.clone()) {
+        if matches!(&*name, "cpu" | "memory") || name.starts_with("hugepages-") {
+            requests.entry(name).or_insert(amount);
         }
     }
 }

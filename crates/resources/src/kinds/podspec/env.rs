@@ -3,6 +3,7 @@
 use api::field::Errors;
 use api::names;
 
+use super::validate::no_backsteps;
 use crate::at::At;
 
 const FIELDS: &[&str] = &[
@@ -16,6 +17,10 @@ const FIELDS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
+/// Fields that are known, but that no container is told.
+const OTHERS: &[&str] =
+    &["metadata.annotations", "metadata.labels", "spec.restartPolicy", "spec.schedulerName", "status.phase"];
+const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 const RESOURCES: &[&str] = &[
     "limits.cpu",
     "limits.ephemeral-storage",
@@ -62,17 +67,20 @@ fn value_from(from: &At<'_>, value: &str, errors: &mut Errors) {
     }
     if let Some(resource) = from.some("resourceFieldRef") {
         sources += 1;
-        resource_field_ref(&resource, errors);
+        resource_field_ref(&resource, false, errors);
     }
     for kind in ["configMapKeyRef", "secretKeyRef"] {
         let Some(reference) = from.some(kind) else { continue };
         sources += 1;
-        reference.required("name", errors);
+        reference.check("name", names::dns1123_subdomain, errors);
         if reference.required("key", errors) {
             reference.check("key", names::config_map_key, errors);
         }
     }
-    sources += usize::from(from.has("fileKeyRef"));
+    if let Some(reference) = from.some("fileKeyRef") {
+        sources += 1;
+        file_key_ref(&reference, errors);
+    }
     match sources {
         0 => errors.invalid(
             &from.path,
@@ -98,27 +106,29 @@ pub(super) fn field_ref(at: &At<'_>, supported: &[&str], errors: &mut Errors) {
         at.invalid("fieldPath", path, &why, errors);
         return;
     }
-    if let Some((map, key)) = path.strip_suffix(']').and_then(|p| p.split_once("['")) {
-        let key = key.strip_suffix('\'').unwrap_or(key);
+    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['"))
+        && !map.is_empty()
+    {
         let faults = match map {
             "metadata.annotations" => names::qualified_name(&key.to_lowercase()),
             "metadata.labels" => names::qualified_name(key),
             _ => {
-                let why = format!("{} does not support subscript", api::field::quote(map));
+                let why =
+                    format!("error converting fieldPath: field label does not support subscript: {path}");
                 at.invalid("fieldPath", path, &why, errors);
                 return;
             }
         };
+        let shown = if map == "metadata.annotations" { key.to_lowercase() } else { key.to_owned() };
         for fault in faults {
-            at.invalid("fieldPath", key, &fault, errors);
+            errors.invalid(&at.path, &shown, fault);
         }
         return;
     }
+    // The name it had long ago.
+    let path = if path == "spec.host" { "spec.nodeName" } else { path };
     if !supported.contains(&path) {
-        let known = FIELDS.contains(&path)
-            || ["metadata.labels", "metadata.annotations", "spec.restartPolicy", "spec.schedulerName"]
-                .contains(&path)
-            || path.starts_with("status.phase");
+        let known = FIELDS.contains(&path) || OTHERS.contains(&path);
         if known {
             errors.not_supported(&at.path.child("fieldPath"), path, supported);
         } else {
@@ -128,28 +138,66 @@ pub(super) fn field_ref(at: &At<'_>, supported: &[&str], errors: &mut Errors) {
     }
 }
 
-pub(super) fn resource_field_ref(at: &At<'_>, errors: &mut Errors) {
-    if !at.required("resource", errors) {
-        return;
+/// A variable in a file of a volume.
+fn file_key_ref(at: &At<'_>, errors: &mut Errors) {
+    let key = at.str("key");
+    if at.required("key", errors) && !key.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'=') {
+        let words = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        at.invalid("key", key, words, errors);
     }
+    if at.required("volumeName", errors) {
+        at.check("volumeName", names::dns1123_label, errors);
+    }
+    if at.required("path", errors) {
+        no_backsteps(&at.path.child("path"), at.str("path"), errors);
+    }
+}
+
+/// Files with variables are in volumes that the pod has, of the kind that lives with it.
+pub(super) fn files(spec: &At<'_>, errors: &mut Errors) {
+    let volumes = spec.items("volumes");
+    for container in LISTS.iter().flat_map(|list| spec.items(list)) {
+        let variables = container.items("env");
+        for reference in variables.iter().filter_map(|v| v.field("valueFrom").some("fileKeyRef")) {
+            let name = reference.str("volumeName");
+            match volumes.iter().rfind(|v| v.str("name") == name) {
+                None => errors.not_found(&reference.path.child("volumeName"), name),
+                Some(volume) if !volume.has("emptyDir") => {
+                    let words = "referenced volume must be of type emptyDir";
+                    reference.invalid("volumeName", name, words, errors);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// An amount that a container has. In a volume the container must be named.
+pub(super) fn resource_field_ref(at: &At<'_>, in_volume: bool, errors: &mut Errors) {
     let resource = at.str("resource");
     let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
-    if !huge && !RESOURCES.contains(&resource) {
+    if in_volume && at.str("containerName").is_empty() {
+        errors.required(&at.path.child("containerName"), "");
+    } else if resource.is_empty() {
+        errors.required(&at.path.child("resource"), "");
+    } else if !huge && !RESOURCES.contains(&resource) {
         errors.not_supported(&at.path.child("resource"), resource, RESOURCES);
-        return;
     }
-    let divisor = at.str("divisor");
-    let (allowed, words): (&[&str], &str) = match resource.split_once('.').map(|(_, r)| r) {
-        Some("cpu") => {
-            (&["", "0", "1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource")
-        }
-        Some("memory" | "ephemeral-storage") => (
-            &["", "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
-            "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",
-        ),
+    let Some(divisor) = at.raw("divisor").and_then(crate::at::quantity).filter(|q| !q.is_zero()) else {
+        return;
+    };
+    let divisor = divisor.to_string();
+    let bytes = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
+    let (allowed, kind) = match resource {
+        "limits.cpu" | "requests.cpu" => ("1m, 1", "cpu"),
+        "limits.memory" | "requests.memory" => (bytes, "memory"),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (bytes, "local ephemeral storage"),
+        _ if huge => (bytes, "hugepages"),
         _ => return,
     };
-    if !allowed.contains(&divisor) {
-        at.invalid("divisor", resource, words, errors);
+    if !allowed.split(", ").any(|a| a == divisor) {
+        let told = if kind == "cpu" { "1m and 1" } else { allowed };
+        let words = format!("only divisor's values {told} are supported with the {kind} resource");
+        at.invalid("divisor", resource, &words, errors);
     }
 }

@@ -5,10 +5,11 @@ use api::names;
 
 use crate::at::{At, port_number_or_name};
 
-pub(super) fn validate_all(container: &At<'_>, errors: &mut Errors) {
+/// `grace` is the pod's, in seconds.
+pub(super) fn validate_all(container: &At<'_>, grace: Option<i64>, errors: &mut Errors) {
     for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = container.some(kind) else { continue };
-        handler(&probe, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
+        handler(&probe, &["exec", "httpGet", "tcpSocket", "grpc"], grace, errors);
         probe.all_non_negative(
             &[
                 "initialDelaySeconds",
@@ -19,16 +20,13 @@ pub(super) fn validate_all(container: &At<'_>, errors: &mut Errors) {
             ],
             errors,
         );
-        if let Some(grace) = probe.i64("terminationGracePeriodSeconds") {
+        if let Some(own) = probe.i64("terminationGracePeriodSeconds") {
+            if own <= 0 {
+                probe.invalid("terminationGracePeriodSeconds", own, "must be greater than 0", errors);
+            }
             if kind == "readinessProbe" {
-                probe.invalid(
-                    "terminationGracePeriodSeconds",
-                    grace,
-                    "must not be set for readinessProbes",
-                    errors,
-                );
-            } else if grace <= 0 {
-                probe.invalid("terminationGracePeriodSeconds", grace, "must be greater than 0", errors);
+                let words = "must not be set for readinessProbes";
+                probe.invalid("terminationGracePeriodSeconds", own, words, errors);
             }
         }
         let successes = probe.i64("successThreshold").unwrap_or(1);
@@ -39,7 +37,8 @@ pub(super) fn validate_all(container: &At<'_>, errors: &mut Errors) {
 }
 
 /// Exactly one way to act, among those that the place knows.
-pub(super) fn handler(at: &At<'_>, kinds: &[&str], errors: &mut Errors) {
+/// `grace` is the pod's, in seconds.
+pub(super) fn handler(at: &At<'_>, kinds: &[&str], grace: Option<i64>, errors: &mut Errors) {
     let mut found = 0;
     for kind in kinds {
         let Some(action) = at.some(kind) else { continue };
@@ -60,10 +59,10 @@ pub(super) fn handler(at: &At<'_>, kinds: &[&str], errors: &mut Errors) {
             }
             "sleep" => {
                 let seconds = action.i64("seconds").unwrap_or(0);
-                if seconds < 0 {
-                    let words = format!(
-                        "must be non-negative and less than or equal to terminationGracePeriodSeconds ({seconds})"
-                    );
+                // Without a grace period the pod has a fault that is told of elsewhere.
+                if let Some(grace) = grace.filter(|grace| !(0..=*grace).contains(&seconds)) {
+                    let words =
+                        format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
                     errors.invalid(&action.path, seconds, words);
                 }
             }
@@ -84,5 +83,90 @@ fn http_get(at: &At<'_>, errors: &mut Errors) {
         for fault in names::http_header_name(header.str("name")) {
             at.invalid("httpHeaders", header.str("name"), &fault, errors);
         }
+    }
+}
+
+/// Signals that a process of Linux can be stopped with.
+const SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
+/// The signal that stops a container: one that the system it runs on knows, which the pod must name.
+pub(super) fn stop_signal(at: &At<'_>, os: Option<&str>, errors: &mut Errors) {
+    let known: &[&str] = match os {
+        None => {
+            errors.forbidden(&at.path, "may not be set for containers with empty `spec.os.name`");
+            return;
+        }
+        Some("linux") => SIGNALS,
+        Some("windows") => &["SIGKILL", "SIGTERM"],
+        Some(_) => return,
+    };
+    if !known.contains(&at.text()) {
+        errors.not_supported(&at.path, at.text(), known);
     }
 }

@@ -47,18 +47,15 @@ pub(crate) fn tolerations(holder: &At<'_>, errors: &mut Errors) {
         }
         match operator {
             "Equal" | "" => {
-                for fault in names::label_value(at.str("value")) {
-                    at.invalid("operator", at.str("value"), &fault, errors);
+                let faults = names::label_value(at.str("value"));
+                if !faults.is_empty() {
+                    at.invalid("operator", at.str("value"), &faults.join(";"), errors);
                 }
             }
             "Exists" => {
                 if !at.str("value").is_empty() {
-                    at.invalid(
-                        "operator",
-                        at.value,
-                        "value must be empty when `operator` is 'Exists'",
-                        errors,
-                    );
+                    let words = "value must be empty when `operator` is 'Exists'";
+                    at.invalid("operator", at.str("value"), words, errors);
                 }
             }
             "Lt" | "Gt" => {}
@@ -81,7 +78,8 @@ fn node_affinity(at: &At<'_>, errors: &mut Errors) {
     }
     for preferred in at.items("preferredDuringSchedulingIgnoredDuringExecution") {
         weight(&preferred, errors);
-        node_term(&preferred.field("preference"), errors);
+        // What no label can be matches no node, which a preference may.
+        node_term(&preferred.field("preference"), false, errors);
     }
 }
 
@@ -92,11 +90,12 @@ pub(crate) fn node_selector(at: &At<'_>, errors: &mut Errors) {
         errors.required(&at.path.child("nodeSelectorTerms"), "must have at least one node selector term");
     }
     for term in terms {
-        node_term(&term, errors);
+        node_term(&term, true, errors);
     }
 }
 
-fn node_term(term: &At<'_>, errors: &mut Errors) {
+/// `strict` is whether values must be such as labels have.
+fn node_term(term: &At<'_>, strict: bool, errors: &mut Errors) {
     for at in term.items("matchExpressions") {
         match at.str("operator") {
             "In" | "NotIn" => {
@@ -126,6 +125,9 @@ fn node_term(term: &At<'_>, errors: &mut Errors) {
             other => at.invalid("operator", other, "not a valid selector operator", errors),
         }
         at.check("key", names::qualified_name, errors);
+        for value in at.items("values").iter().filter(|_| strict) {
+            value.check_self(names::label_value, errors);
+        }
     }
     for at in term.items("matchFields") {
         match at.str("operator") {
@@ -141,6 +143,10 @@ fn node_term(term: &At<'_>, errors: &mut Errors) {
         }
         if at.str("key") != "metadata.name" {
             at.invalid("key", at.str("key"), "not a valid field selector key", errors);
+            continue;
+        }
+        for value in at.items("values") {
+            value.check_self(names::dns1123_subdomain, errors);
         }
     }
 }
@@ -153,10 +159,45 @@ fn pod_term(at: &At<'_>, errors: &mut Errors) {
             at.invalid("namespace", namespace.text(), &fault, errors);
         }
     }
+    label_keys(at, errors);
     if at.str("topologyKey").is_empty() {
         errors.required(&at.path.child("topologyKey"), "can not be empty");
     }
     at.check("topologyKey", names::qualified_name, errors);
+}
+
+/// Labels whose values are the pod's own: they go with a selector, into which they are written when the pod is
+/// made, so that one that the selector had before is in it twice.
+fn label_keys(at: &At<'_>, errors: &mut Errors) {
+    let selector = at.some("labelSelector");
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let keys = at.items(field);
+        if selector.is_none() && !keys.is_empty() {
+            let words = "must not be specified when labelSelector is not set";
+            errors.forbidden(&at.path.child(field), words);
+            continue;
+        }
+        for key in keys {
+            key.check_self(names::qualified_name, errors);
+        }
+    }
+    let matched = at.items("matchLabelKeys");
+    if let Some(selector) = selector {
+        let mut seen: Vec<&str> = selector.entries("matchLabels").into_iter().map(|(key, _)| key).collect();
+        for expression in selector.items("matchExpressions") {
+            let key = expression.str("key");
+            let index = matched.iter().rposition(|m| m.text() == key);
+            if let Some(i) = index.filter(|_| seen.contains(&key)) {
+                let words = "exists in both matchLabelKeys and labelSelector";
+                errors.invalid(&at.path.index(i), key, words);
+            }
+            seen.push(key);
+        }
+    }
+    let not = at.items("mismatchLabelKeys");
+    for key in matched.iter().filter(|key| not.iter().any(|n| n.text() == key.text())) {
+        errors.invalid(&key.path, key.text(), "exists in both matchLabelKeys and mismatchLabelKeys");
+    }
 }
 
 /// Faults of a pod's spreading over topologies.
@@ -169,8 +210,6 @@ pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
         }
         if at.str("topologyKey").is_empty() {
             errors.required(&at.path.child("topologyKey"), "can not be empty");
-        } else {
-            at.check("topologyKey", names::qualified_name, errors);
         }
         let when = at.str("whenUnsatisfiable");
         if !matches!(when, "DoNotSchedule" | "ScheduleAnyway") {
@@ -182,9 +221,10 @@ pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
         }
         let twin =
             |o: &At<'_>| o.str("topologyKey") == at.str("topologyKey") && o.str("whenUnsatisfiable") == when;
-        if all[..i].iter().any(twin) {
+        // Told of at the first of them.
+        if all[i + 1..].iter().any(twin) {
             let pair = format!("{{{}, {when}}}", at.str("topologyKey"));
-            errors.duplicate(&at.path.child("{topologyKey, whenUnsatisfiable}"), api::field::Bare(pair));
+            errors.duplicate(&at.path.child("{topologyKey, whenUnsatisfiable}"), pair);
         }
         if let Some(domains) = at.i64("minDomains") {
             if domains <= 0 {
@@ -197,6 +237,7 @@ pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
         }
         at.one_of_if_set("nodeAffinityPolicy", &["Honor", "Ignore"], errors);
         at.one_of_if_set("nodeTaintsPolicy", &["Honor", "Ignore"], errors);
+        label_keys(at, errors);
         label_selector(&at.field("labelSelector"), errors);
     }
 }

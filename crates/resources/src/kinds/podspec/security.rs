@@ -1,11 +1,14 @@
 //! Faults of security contexts.
 
-use api::field::{Errors, Path};
+use api::field::Errors;
 
 use super::validate::local_path;
+use super::windows;
 use crate::at::At;
 
 const ID_MAX: i64 = i32::MAX as i64;
+/// The longest path that there is, in bytes.
+const PROFILE_MAX: usize = 4095;
 
 fn id(at: &At<'_>, field: &str, errors: &mut Errors) {
     if let Some(n) = at.i64(field).filter(|n| !(0..=ID_MAX).contains(n)) {
@@ -24,49 +27,23 @@ pub(super) fn pod(spec: &At<'_>, errors: &mut Errors) {
             errors.invalid(&group.path, n, "must be between 0 and 2147483647, inclusive");
         }
     }
+    if spec.is("hostPID") && spec.is("shareProcessNamespace") {
+        let words = "ShareProcessNamespace and HostPID cannot both be enabled";
+        at.invalid("shareProcessNamespace", true, words, errors);
+    }
     sysctls(spec, &at, errors);
-    at.one_of_if_set("fsGroupChangePolicy", &["Always", "OnRootMismatch"], errors);
-    at.one_of_if_set("supplementalGroupsPolicy", &["Merge", "Strict"], errors);
-    profiles(&at, errors);
-    windows(&at.field("windowsOptions"), errors);
+    one_of(&at, "fsGroupChangePolicy", &["Always", "OnRootMismatch"], errors);
+    seccomp(&at, errors);
+    windows::options(&at.field("windowsOptions"), errors);
+    app_armor(&at, errors);
+    one_of(&at, "supplementalGroupsPolicy", &["Merge", "Strict"], errors);
+    one_of(&at, "seLinuxChangePolicy", &["MountOption", "Recursive"], errors);
 }
 
-/// A container that is a process of a Windows host needs the host's network, and all of them or none are.
-pub(super) fn host_process(spec: &At<'_>, errors: &mut Errors) {
-    let says =
-        |at: &At<'_>| at.field("windowsOptions").raw("hostProcess").and_then(serde_json::Value::as_bool);
-    let pod = says(&spec.field("securityContext"));
-    let all: Vec<At<'_>> = ["containers", "initContainers"].iter().flat_map(|l| spec.items(l)).collect();
-    let mut yes = 0;
-    for container in &all {
-        let at = container.field("securityContext");
-        let own = says(&at);
-        let path = at.path.child("windowsOptions").child("hostProcess");
-        if let (Some(pod), Some(own)) = (pod, own)
-            && pod != own
-        {
-            errors.invalid(
-                &path,
-                own,
-                format!("pod hostProcess value must be identical if both are specified, was {pod}"),
-            );
-        }
-        if own.or(pod) == Some(true) {
-            yes += 1;
-        }
-    }
-    if yes > 0 && yes < all.len() {
-        let words =
-            "If pod contains any hostProcess containers then all containers must be HostProcess containers";
-        errors.invalid(&spec.path, "", words);
-    }
-    if yes > 0 && !spec.is("hostNetwork") {
-        let words = "hostNetwork must be true if pod contains any hostProcess containers";
-        spec.invalid("hostNetwork", false, words, errors);
-    }
-    if yes > 0 && spec.raw("hostUsers").and_then(serde_json::Value::as_bool) == Some(false) {
-        let words = "hostUsers must not be set to false if pod contains any hostProcess containers";
-        spec.invalid("hostUsers", false, words, errors);
+/// A text that is one of a few, where it is there, be it empty.
+fn one_of(at: &At<'_>, field: &str, values: &[&str], errors: &mut Errors) {
+    if at.has(field) && !values.contains(&at.str(field)) {
+        errors.not_supported(&at.path.child(field), at.str(field), values);
     }
 }
 
@@ -74,24 +51,22 @@ fn sysctls(spec: &At<'_>, at: &At<'_>, errors: &mut Errors) {
     let all = at.items("sysctls");
     for (i, sysctl) in all.iter().enumerate() {
         let name = sysctl.str("name");
-        if name.is_empty() {
-            errors.required(&sysctl.path.child("name"), "");
-            continue;
-        }
         let segment = |s: &str| {
             !s.is_empty()
                 && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
                 && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
                 && s.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric())
         };
-        if name.len() > 253 || !name.replace('/', ".").split('.').all(segment) {
+        let dotted = name.replace('/', ".");
+        if name.is_empty() {
+            errors.required(&sysctl.path.child("name"), "");
+        } else if name.len() > 253 || !dotted.split('.').all(segment) {
             let words = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             sysctl.invalid("name", name, words, errors);
-        } else if all[..i].iter().any(|s| s.str("name").replace('/', ".") == name.replace('/', ".")) {
+        } else if all[..i].iter().any(|s| s.str("name") == name) {
             errors.duplicate(&sysctl.path.child("name"), name);
         }
-        let dotted = name.replace('/', ".");
-        if spec.is("hostNetwork") && dotted.starts_with("net.") {
+        if spec.is("hostNetwork") && dotted.starts_with("net") {
             sysctl.invalid("name", name, "may not be specified when 'hostNetwork' is true", errors);
         }
         let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p))
@@ -102,13 +77,15 @@ fn sysctls(spec: &At<'_>, at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-/// A container's `securityContext`.
-pub(super) fn container(at: &At<'_>, errors: &mut Errors) {
+/// A container's `securityContext`. `host_users` says whether the pod shares the host's user namespace.
+pub(super) fn container(at: &At<'_>, host_users: bool, errors: &mut Errors) {
     id(at, "runAsUser", errors);
     id(at, "runAsGroup", errors);
-    at.one_of_if_set("procMount", &["Default", "Unmasked"], errors);
-    profiles(at, errors);
-    windows(&at.field("windowsOptions"), errors);
+    one_of(at, "procMount", &["Default", "Unmasked"], errors);
+    if host_users && at.str("procMount") == "Unmasked" {
+        at.invalid("procMount", "Unmasked", "`hostUsers` must be false to use `Unmasked`", errors);
+    }
+    seccomp(at, errors);
     if at.raw("allowPrivilegeEscalation").and_then(serde_json::Value::as_bool) == Some(false) {
         if at.is("privileged") {
             errors.invalid(
@@ -117,7 +94,7 @@ pub(super) fn container(at: &At<'_>, errors: &mut Errors) {
                 "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
             );
         }
-        if at.field("capabilities").items("add").iter().any(|c| c.text() == "CAP_SYS_ADMIN") {
+        for _ in at.field("capabilities").items("add").iter().filter(|c| c.text() == "CAP_SYS_ADMIN") {
             errors.invalid(
                 &at.path,
                 at.value,
@@ -125,74 +102,50 @@ pub(super) fn container(at: &At<'_>, errors: &mut Errors) {
             );
         }
     }
+    windows::options(&at.field("windowsOptions"), errors);
+    app_armor(at, errors);
 }
 
-fn profiles(at: &At<'_>, errors: &mut Errors) {
-    for kind in ["seccompProfile", "appArmorProfile"] {
-        if let Some(profile) = at.some(kind) {
-            one_profile(&profile, kind, errors);
-        }
-    }
-}
+const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
 
-fn one_profile(at: &At<'_>, kind: &str, errors: &mut Errors) {
-    let short = if kind == "seccompProfile" { "seccomp" } else { "AppArmor" };
-    let path: Path = at.path.child("localhostProfile");
+fn seccomp(holder: &At<'_>, errors: &mut Errors) {
+    let Some(at) = holder.some("seccompProfile") else { return };
+    let path = at.path.child("localhostProfile");
     match at.str("type") {
-        "" => errors.required(&at.path.child("type"), &format!("type is required when {kind} is set")),
-        "Localhost" => match at.raw("localhostProfile") {
-            None => errors.required(&path, &format!("must be set when {short} type is Localhost")),
-            Some(_) if kind == "seccompProfile" => local_path(&path, at.str("localhostProfile"), errors),
-            Some(_) => {
-                if at.str("localhostProfile").trim().is_empty() {
-                    errors.required(&path, "must be set when AppArmor type is Localhost");
-                }
-            }
-        },
-        kind if ["RuntimeDefault", "Unconfined"].contains(&kind) => {
-            if at.has("localhostProfile") {
-                let words = format!("can only be set when {short} type is Localhost");
-                errors.invalid(&path, at.str("localhostProfile"), words);
-            }
-        }
-        other => errors.not_supported(
-            &at.path.child("type"),
-            other,
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-        ),
+        "" => errors.required(&at.path.child("type"), "type is required when seccompProfile is set"),
+        kind if PROFILES.contains(&kind) => {}
+        other => errors.not_supported(&at.path.child("type"), other, PROFILES),
+    }
+    match (at.str("type"), at.has("localhostProfile")) {
+        ("Localhost", false) => errors.required(&path, "must be set when seccomp type is Localhost"),
+        ("Localhost", true) => local_path(&path, at.str("localhostProfile"), errors),
+        (_, true) => errors.invalid(&path, at.value, "can only be set when seccomp type is Localhost"),
+        (_, false) => {}
     }
 }
 
-fn windows(at: &At<'_>, errors: &mut Errors) {
-    let Some(user) = at.raw("runAsUserName").and_then(serde_json::Value::as_str) else { return };
-    if user.is_empty() {
-        at.invalid("runAsUserName", user, "runAsUserName cannot be an empty string", errors);
-        return;
-    }
-    let (domain, name) = match user.split_once('\\') {
-        Some((domain, name)) => (Some(domain), name),
-        None => (None, user),
-    };
-    if user.matches('\\').count() > 1 {
-        at.invalid("runAsUserName", user, "runAsUserName cannot contain more than one backslash", errors);
-        return;
-    }
-    if domain == Some("") {
-        let words = "runAsUserName's Domain doesn't match the NetBIOS nor the DNS format";
-        at.invalid("runAsUserName", user, words, errors);
-    }
-    if name.len() > 104 {
-        let words = "runAsUserName's User length must be under 104 characters";
-        at.invalid("runAsUserName", user, words, errors);
-    }
-    if name.is_empty() || name.chars().all(|c| c == '.' || c == ' ') {
-        let words = "runAsUserName's User cannot contain only periods or spaces";
-        at.invalid("runAsUserName", user, words, errors);
-    }
-    const BAD: &str = "\"/\\:;|=,+*?<>@[]";
-    if name.chars().any(|c| BAD.contains(c)) {
-        let words = format!("runAsUserName's User cannot contain the following characters: {BAD}");
-        at.invalid("runAsUserName", user, &words, errors);
+fn app_armor(holder: &At<'_>, errors: &mut Errors) {
+    let Some(at) = holder.some("appArmorProfile") else { return };
+    let path = at.path.child("localhostProfile");
+    let profile = at.str("localhostProfile");
+    match at.str("type") {
+        "" => errors.required(&at.path.child("type"), "type is required when appArmorProfile is set"),
+        "Localhost" => {
+            if profile.trim() != profile {
+                errors.invalid(&path, profile, "must not be padded with whitespace");
+            } else if profile.is_empty() {
+                errors.required(&path, "must be set when AppArmor type is Localhost");
+            }
+            if profile.len() > PROFILE_MAX {
+                errors.too_long(&path, PROFILE_MAX);
+            }
+        }
+        kind if PROFILES.contains(&kind) => {
+            if at.has("localhostProfile") {
+                errors.invalid(&path, profile, "can only be set when AppArmor type is Localhost");
+            }
+        }
+        other => errors.not_supported(&at.path.child("type"), other, PROFILES),
     }
 }
 
@@ -217,6 +170,9 @@ pub(super) fn no_linux_settings(spec: &At<'_>, errors: &mut Errors) {
             errors.forbidden(&pod.path.child(field), words);
         }
     }
+    if spec.has("hostUsers") {
+        errors.forbidden(&spec.path.child("hostUsers"), words);
+    }
     for field in ["hostPID", "hostIPC"] {
         if spec.is(field) {
             errors.forbidden(&spec.path.child(field), words);
@@ -231,9 +187,13 @@ pub(super) fn no_linux_settings(spec: &At<'_>, errors: &mut Errors) {
         "runAsUser",
         "runAsGroup",
         "supplementalGroups",
+        "supplementalGroupsPolicy",
+        "seLinuxChangePolicy",
     ] {
-        if pod.has(field) {
-            errors.forbidden(&pod.path.child(field), words);
+        // This one is the pod's own.
+        let holder = if field == "shareProcessNamespace" { spec } else { &pod };
+        if holder.has(field) {
+            errors.forbidden(&holder.path.child(field), words);
         }
     }
     for list in ["initContainers", "containers", "ephemeralContainers"] {
