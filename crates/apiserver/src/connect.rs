@@ -1,5 +1,6 @@
 //! Requests that are handed on: to kubelets (logs, exec, attach, port-forward), pods, services, nodes.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,8 @@ use crate::server::{Call, Endpoint, Server};
 pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-/// Opens connections to targets, with TLS where the target's scheme says so.
+/// Opens connections to targets, with TLS where the target's scheme says so. `PermissionDenied` is for targets
+/// at addresses that must not be reached.
 #[async_trait]
 pub trait Dialer: Send + Sync {
     async fn dial(&self, target: &Target) -> std::io::Result<Box<dyn Wire>>;
@@ -51,6 +53,14 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         if connect.streams_create() && call.parts.method == Method::GET && is_websocket(&call.parts.headers) {
             self.check_verb(&call, info, "create")?;
+        }
+        let verb = match call.parts.method {
+            Method::GET => "get",
+            Method::POST => "create",
+            _ => "",
+        };
+        if !connect.is_proxy() && !connect.verbs().contains(&verb) {
+            return Err(Status::method_not_allowed());
         }
         let Asking { scheme, name, port } = Asking::of(&info.name, endpoint, connect)?;
         let item = self.engine.get(&endpoint.resource, &info.namespace, name, None).await?;
@@ -95,7 +105,11 @@ impl Server {
                 format!("error dialing backend: dial tcp {}:{}: {e}", target.host, target.port),
             )
         };
-        let wire = self.dialer.dial(target).await.map_err(|e| unreachable(&e))?;
+        let wire = self.dialer.dial(target).await.map_err(|e| match e.kind() {
+            // An address that objects may claim, but nobody is sent to.
+            ErrorKind::PermissionDenied => Status::bad_request(e.to_string()),
+            _ => unreachable(&e),
+        })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(wire)).await.map_err(|e| unreachable(&e))?;
         // Ends with the exchange: the connection serves this one request.

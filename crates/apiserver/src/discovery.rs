@@ -273,13 +273,15 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
             }
         }
         [""] => root(&named, server.health.paths()),
+        ["index.html"] if path == "/index.html" => root(&named, server.health.paths()),
         ["api" | "apis", ..] if parts.len() > 2 && named.iter().any(|g| g.name == parts[1]) => {
             return Err(Status::path_not_found());
         }
         _ => return Ok(None),
     };
-    // Upstream's list of groups takes any method.
-    if !matches!(call.parts.method, Method::GET | Method::HEAD) && parts != ["apis"] {
+    // Upstream's list of groups and its list of paths take any method.
+    let any = matches!(parts.as_slice(), ["apis" | "" | "index.html"]);
+    if call.parts.method != Method::GET && !any {
         return Err(Status::method_not_allowed());
     }
     let accepted = match negotiate::accepted(&call.parts.headers, false) {

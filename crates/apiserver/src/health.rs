@@ -92,7 +92,9 @@ impl Health {
     pub(crate) async fn answer(&self, engine: &Engine, path: &str, query: &Query) -> Option<Response<Body>> {
         let (root, one) = ROOTS.iter().find_map(|root| {
             let rest = path.strip_prefix(root)?;
-            (rest.is_empty() || rest.starts_with('/')).then(|| (&root[1..], rest.trim_matches('/')))
+            // Each path as it stands: one that ends with a slash is another, and there is none.
+            (rest.is_empty() || rest.starts_with('/') && !rest.ends_with('/'))
+                .then(|| (&root[1..], rest.trim_start_matches('/')))
         })?;
         let checks = self.checks.iter().filter(|(_, check)| of_root(root, check));
         if one.is_empty() {

@@ -57,7 +57,6 @@ impl OpenApi {
     }
 
     pub(crate) fn answer(&self, path: &str, headers: &HeaderMap, query: &Query) -> Option<Response<Body>> {
-        let path = path.trim_end_matches('/');
         if path == "/openapi/v2" {
             let mut response = match form(headers) {
                 None => bare(StatusCode::NOT_ACCEPTABLE),

@@ -160,9 +160,11 @@ impl Query {
     fn selectors(&self, resource: &Resource, name: &str) -> Result<(Labels, Fields), Status> {
         let labels = Labels::parse(self.get("labelSelector")).map_err(Status::bad_request)?;
         let mut fields = Fields::parse(self.get("fieldSelector")).map_err(Status::bad_request)?;
+        // Kinds without fields of their own know both names, wherever they are.
+        let placed = resource.namespaced() || resource.fields.is_empty();
         for term in &fields.0 {
             let known = term.field == "metadata.name"
-                || (term.field == "metadata.namespace" && resource.namespaced())
+                || (term.field == "metadata.namespace" && placed)
                 || resource.fields.iter().any(|f| f.name == term.field);
             if !known {
                 return Err(unknown_field(resource, &term.field));
@@ -188,11 +190,6 @@ impl Query {
         let version_match = self.version_match(revision, false)?;
         let limit = self.number("limit")?.unwrap_or(0);
         let continue_ = self.get("continue").to_owned();
-        if !continue_.is_empty() && revision.is_some_and(|r| r.0 > 0) {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
         Ok(ListOptions {
             namespace: namespace.to_owned(),
             labels,
@@ -225,30 +222,35 @@ impl Query {
         let initial = Path::new("sendInitialEvents");
         let text = self.get("resourceVersionMatch");
         let asks_initial = !self.get("sendInitialEvents").is_empty();
-        if watching && asks_initial {
-            if text != "NotOlderThan" {
+        let continued = !self.get("continue").is_empty();
+        if watching {
+            if asks_initial && text != "NotOlderThan" {
                 errors.forbidden(
                     &path,
                     "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                 );
             }
-        } else if !watching && asks_initial {
-            errors.forbidden(&initial, "sendInitialEvents is forbidden for list");
-        } else if watching && !text.is_empty() {
-            errors.forbidden(
-                &path,
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            );
-        }
-        if !watching && !text.is_empty() {
-            if revision.is_none() {
+            if !text.is_empty() && !asks_initial {
+                errors.forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
+            }
+            if !matches!(text, "" | "NotOlderThan") {
+                errors.not_supported(&path, text, &["NotOlderThan"]);
+            }
+            if !text.is_empty() && continued {
+                errors.forbidden(&path, "resourceVersionMatch is forbidden when continue is provided");
+            }
+        } else {
+            if !text.is_empty() && revision.is_none() {
                 errors
                     .forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
-            if !self.get("continue").is_empty() {
+            if !text.is_empty() && continued {
                 errors.forbidden(&path, "resourceVersionMatch is forbidden when continue is provided");
             }
-            if !matches!(text, "Exact" | "NotOlderThan") {
+            if !matches!(text, "" | "Exact" | "NotOlderThan") {
                 errors.not_supported(&path, text, &["Exact", "NotOlderThan", ""]);
             }
             if text == "Exact" && revision.is_some_and(|r| r.0 == 0) {
@@ -256,6 +258,9 @@ impl Query {
                     &path,
                     "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
                 );
+            }
+            if asks_initial {
+                errors.forbidden(&initial, "sendInitialEvents is forbidden for list");
             }
         }
         if !errors.is_empty() {
@@ -428,6 +433,31 @@ mod tests {
             r#"UpdateOptions.meta.k8s.io "" is invalid: fieldManager: Invalid value: "a\x01": invalid character U+0001 (at position 1)"#,
         );
         assert!(Query::parse("dryRun=All&dryRun=All").write(OptionsKind::Create).unwrap().dry_run);
+    }
+
+    #[test]
+    fn versions_and_their_matches_go_together() {
+        let fails = |query: &str, watching: bool, message: &str| {
+            let query = Query::parse(query);
+            let revision = query.revision().unwrap();
+            let refused = query.version_match(revision, watching).unwrap_err().message;
+            assert_eq!(refused, format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"));
+        };
+        fails(
+            "resourceVersionMatch=Bad&sendInitialEvents=true&resourceVersion=1",
+            false,
+            r#"[resourceVersionMatch: Unsupported value: "Bad": supported values: "Exact", "NotOlderThan", "", sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list]"#,
+        );
+        fails(
+            "resourceVersionMatch=Exact&resourceVersion=1",
+            true,
+            r#"[resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided, resourceVersionMatch: Unsupported value: "Exact": supported values: "NotOlderThan"]"#,
+        );
+        fails(
+            "sendInitialEvents=true",
+            true,
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     }
 
     #[test]

@@ -22,9 +22,10 @@ impl Server {
         let named = !info.name.is_empty();
         let watching = info.verb(&Method::GET, call.query.flag("watch")) == "watch";
         let verb = match (&call.parts.method, named) {
-            (&Method::GET | &Method::HEAD, _) if watching => Verb::Watch,
-            (&Method::GET | &Method::HEAD, true) => Verb::Get,
-            (&Method::GET | &Method::HEAD, false) => Verb::List,
+            // A HEAD is no read here: upstream's router knows it for proxies alone.
+            (&Method::GET, _) if watching => Verb::Watch,
+            (&Method::GET, true) => Verb::Get,
+            (&Method::GET, false) => Verb::List,
             (&Method::POST, false) => Verb::Create,
             (&Method::PUT, true) => Verb::Update,
             (&Method::PATCH, true) => Verb::Patch,

@@ -297,10 +297,12 @@ impl Server {
         if let Some(response) = discovery::answer(self, call, path)? {
             return Ok(response);
         }
+        if path == "/metrics" {
+            return Ok(self.metrics.answer(&self.engine));
+        }
         match path.trim_end_matches('/') {
             "/version" if call.parts.method != Method::GET => Err(Status::method_not_allowed()),
             "/version" => Ok(version::answer(&self.version)),
-            "/metrics" => Ok(self.metrics.answer(&self.engine)),
             "/.well-known/openid-configuration" => {
                 Ok(respond::public(&self.issuer.configuration, "application/json"))
             }
@@ -327,7 +329,7 @@ impl Server {
                 return Err(Status::path_not_found());
             }
             // All namespaces are only read.
-            if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+            if call.parts.method != Method::GET {
                 return Err(Status::method_not_allowed());
             }
         }

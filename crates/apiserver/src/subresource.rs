@@ -18,7 +18,7 @@ use crate::options::OptionsKind;
 use crate::patch::Patch;
 use crate::server::{Call, Endpoint, Server, read_body};
 use crate::table;
-use crate::write::{Asked, check_name};
+use crate::write::{Asked, check_name, check_namespace};
 
 impl Server {
     pub(crate) async fn subresource_request(
@@ -73,7 +73,7 @@ impl Server {
         match call.parts.method {
             Method::PUT => self.replace(call, endpoint, info, body, part).await,
             Method::PATCH => self.patch(call, endpoint, info, body, part).await,
-            Method::GET | Method::HEAD => self.get(call, endpoint, info).await,
+            Method::GET => self.get(call, endpoint, info).await,
             _ => Err(Status::method_not_allowed()),
         }
     }
@@ -88,6 +88,10 @@ impl Server {
         bytes: &Bytes,
     ) -> Result<Response<Body>, Status> {
         let mut posted = self.decode_typed(call, bytes, (group, act.type_name()), asked.validation)?;
+        check_namespace(namespace, &posted)?;
+        if namespace.is_empty() && !posted.namespace().is_empty() {
+            posted.remove_meta("namespace");
+        }
         if act.answers_posted() {
             self.engine.track_posted(&asked.cx, act.type_name(), subresource, &mut posted);
         }
@@ -110,7 +114,7 @@ impl Server {
         let resource = &endpoint.resource;
         let at = (info.namespace.as_str(), info.name.as_str());
         let kind = match call.parts.method {
-            Method::GET | Method::HEAD => {
+            Method::GET => {
                 let accepted = negotiate::accepted(&call.parts.headers, false)?;
                 let found = self.engine.get(resource, at.0, at.1, None).await;
                 // Upstream names the view in the 404 of an object that is read and not there.
@@ -138,7 +142,7 @@ impl Server {
             (None, Some(patch)) => {
                 let mut shown = view.show(object);
                 shown.remove_meta("resourceVersion");
-                patched_view(patch, &bytes, shown, view.type_name()).map(Cow::Owned)
+                self.patched_view(patch, &bytes, shown, (group, view.type_name())).map(Cow::Owned)
             }
             (Some(whole), _) => Ok(Cow::Borrowed(whole)),
             (None, None) => Err(Status::internal("a write is a whole object or a patch")),
@@ -147,6 +151,7 @@ impl Server {
             let absent = || Status::not_found(&resource.group_resource(), at.1);
             let mut object = current.cloned().ok_or_else(absent)?;
             let wanted = wanted(&object)?;
+            check_namespace(at.0, &wanted)?;
             check_name(info, &wanted)?;
             if !wanted.uid().is_empty() && wanted.uid() != object.uid() {
                 let key = resource.store_key(object.namespace(), object.name());
@@ -185,19 +190,33 @@ impl Server {
         }
         Ok(encode(StatusCode::OK, &shown.0, accepted))
     }
-}
 
-fn patched_view(patch: Patch, bytes: &[u8], shown: Object, type_name: &str) -> Result<Object, Status> {
-    if patch == Patch::Apply {
-        return Err(Status::unsupported_media_type("415: Unsupported Media Type"));
+    /// The other kind with a patch laid over it.
+    fn patched_view(
+        &self,
+        patch: Patch,
+        bytes: &[u8],
+        shown: Object,
+        (group, type_name): (&str, &str),
+    ) -> Result<Object, Status> {
+        if patch == Patch::Apply {
+            return Err(Status::unsupported_media_type("415: Unsupported Media Type"));
+        }
+        let document = patch.document(bytes)?;
+        let types = schema::builtin();
+        let ty =
+            types.lookup(type_name).ok_or_else(|| Status::internal(format!("no schema for {type_name}")))?;
+        let patched = patch.patched((types, ty), shown.into_value(), &document.value)?;
+        let refuse = |why: &str| patch.refuse(&document.value, why);
+        // A strategic patch is laid over the type, which what the patch calls it does not change.
+        if patch != Patch::Strategic {
+            let kind = type_name.rsplit('.').next().unwrap_or(type_name);
+            self.check_kind(&patched, (group, kind)).map_err(|why| refuse(&why))?;
+        }
+        let Value::Object(mut map) = patched else {
+            return Err(refuse("the patched document is no object"));
+        };
+        types.conform(ty, &mut map).map_err(|e| refuse(&e.to_string()))?;
+        Ok(Object(map))
     }
-    let document = patch.document(bytes)?;
-    let types = schema::builtin();
-    let ty = types.lookup(type_name).ok_or_else(|| Status::internal(format!("no schema for {type_name}")))?;
-    let patched = patch.patched((types, ty), shown.into_value(), &document.value)?;
-    let Value::Object(mut map) = patched else {
-        return Err(patch.refuse(&document.value, "the patched document is no object"));
-    };
-    types.conform(ty, &mut map).map_err(|e| patch.refuse(&document.value, &e.to_string()))?;
-    Ok(Object(map))
 }

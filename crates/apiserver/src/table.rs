@@ -100,12 +100,17 @@ pub(crate) fn rows(
     accepted: Accepted,
     now: Timestamp,
 ) -> Result<Vec<Row>, Status> {
-    let rows = objects.iter().map(|object| {
-        let cells = match &endpoint.resource.table {
+    let table = endpoint.resource.table.as_ref();
+    let mut shown: Vec<&Object> = objects.iter().collect();
+    if let Some(table) = table {
+        shown.sort_by(|one, other| table.order(one, other));
+    }
+    let rows = shown.into_iter().map(|object| {
+        let cells = match table {
             Some(table) => table.cells(object, now),
             None => vec![object.name().into(), object.meta_str("creationTimestamp").into()],
         };
-        let conditions = endpoint.resource.table.as_ref().map(|t| t.conditions(object)).unwrap_or_default();
+        let conditions = table.map(|t| t.conditions(object)).unwrap_or_default();
         Ok(Row { cells, conditions, object: object_of(object, Some(endpoint), call, accepted)? })
     });
     rows.collect()
@@ -132,7 +137,8 @@ fn table(
     call: &Call,
     accepted: Accepted,
 ) -> Value {
-    let columns = if call.query.flag("noHeaders") { Value::Null } else { columns(shown) };
+    // The option has no name outside of Go, which then calls it `-`.
+    let columns = if call.query.flag("-") { Value::Null } else { columns(shown) };
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{}", accepted.meta),

@@ -61,6 +61,17 @@ pub(crate) fn check_name(info: &Info, object: &Object) -> Result<(), Status> {
     Ok(())
 }
 
+/// Whether an object that says where it is says what the path says; what is in no namespace may say anything.
+pub(crate) fn check_namespace(namespace: &str, object: &Object) -> Result<(), Status> {
+    let given = object.namespace();
+    if given.is_empty() || namespace.is_empty() || given == namespace {
+        return Ok(());
+    }
+    Err(Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
+}
+
 impl Server {
     pub(crate) async fn create(
         self: &Arc<Self>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::field::{Errors, Path};
 use api::{Object, Status, User};
 use async_trait::async_trait;
 use registry::resource::Act;
@@ -70,12 +71,18 @@ impl Act for Review {
                 posted.set_meta("creationTimestamp", now);
                 json!({"userInfo": user_info(&cx.user)})
             }
-            Question::SelfSubject => self.judge(&cx.user, &posted)?,
-            Question::Subject => self.judge(&subject(&posted)?, &posted)?,
+            Question::SelfSubject => {
+                check(&posted, self.question, namespace)?;
+                self.judge(&cx.user, &posted)
+            }
+            Question::Subject => {
+                check(&posted, self.question, namespace)?;
+                self.judge(&subject(&posted), &posted)
+            }
             Question::LocalSubject => {
-                local(&posted, namespace)?;
+                check(&posted, self.question, namespace)?;
                 posted.set_meta("namespace", namespace);
-                self.judge(&subject(&posted)?, &posted)?
+                self.judge(&subject(&posted), &posted)
             }
             Question::Rules => {
                 // Upstream's answer says no more for which namespace it is.
@@ -119,8 +126,8 @@ fn texts(value: Option<&Value>) -> Vec<String> {
     list.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn subject(review: &Object) -> Result<User, Status> {
-    let user = User {
+fn subject(review: &Object) -> User {
+    User {
         name: review.get_str(&["spec", "user"]).to_owned(),
         uid: review.get_str(&["spec", "uid"]).to_owned(),
         groups: texts(review.get(&["spec", "groups"])),
@@ -131,55 +138,81 @@ fn subject(review: &Object) -> Result<User, Status> {
             .flatten()
             .map(|(k, v)| (k.clone(), texts(Some(v))))
             .collect(),
-    };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(invalid(review, "spec.user", "", "at least one of user or group must be specified"));
     }
-    Ok(user)
 }
 
-/// A local review is about its own namespace's resources alone.
-fn local(review: &Object, namespace: &str) -> Result<(), Status> {
-    // Upstream's faults of it name no kind.
-    let nameless = Object::default();
-    if let Some(paths) = review.get(&["spec", "nonResourceAttributes"]) {
-        return Err(invalid(
-            &nameless,
-            "spec.nonResourceAttributes",
+/// Metadata that the server drops or writes itself: no client has said them.
+const UNSAID: &[&str] = &[
+    "managedFields",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+];
+
+/// Whether a review can be judged: it asks one thing about somebody, and a local one asks it of its own
+/// namespace's resources alone.
+///
+/// # Errors
+/// 422 with every fault. Upstream's names no kind.
+fn check(review: &Object, question: Question, namespace: &str) -> Result<(), Status> {
+    let mut errors = Errors::default();
+    let resource = review.get(&["spec", "resourceAttributes"]);
+    let paths = review.get(&["spec", "nonResourceAttributes"]);
+    match (resource, paths) {
+        (Some(_), Some(paths)) => errors.invalid(
+            &Path::new("spec.nonResourceAttributes"),
             paths,
-            "disallowed on this kind of request",
-        ));
+            "cannot be specified in combination with resourceAttributes",
+        ),
+        (None, None) => errors.invalid(
+            &Path::new("spec.resourceAttributes"),
+            &Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        _ => {}
     }
-    let asked = review.get_str(&["spec", "resourceAttributes", "namespace"]);
-    if asked != namespace {
-        let field = "spec.resourceAttributes.namespace";
-        return Err(invalid(&nameless, field, asked, "must match metadata.namespace"));
+    let groups = review.get(&["spec", "groups"]).and_then(Value::as_array);
+    let nobody = review.get_str(&["spec", "user"]).is_empty() && groups.is_none_or(Vec::is_empty);
+    if question != Question::SelfSubject && nobody {
+        errors.invalid(&Path::new("spec.user"), "", "at least one of user or group must be specified");
     }
-    Ok(())
-}
-
-fn invalid(review: &Object, field: &str, value: impl api::field::Shown, why: &str) -> Status {
-    let mut errors = api::field::Errors::default();
-    errors.invalid(&api::field::Path::new(field), value, why);
-    let kind = api::GroupKind { group: "authorization.k8s.io".into(), kind: review.kind().to_owned() };
-    Status::invalid(&kind, "", &errors)
+    let local = question == Question::LocalSubject;
+    let said = |(name, value): (&String, &Value)| {
+        !(value.is_null() || UNSAID.contains(&name.as_str()) || local && name == "namespace")
+    };
+    if let Some(metadata) = review.metadata()
+        && metadata.iter().any(said)
+    {
+        let why = if local { "must be empty except for namespace" } else { "must be empty" };
+        errors.invalid(&Path::new("metadata"), Value::Object(metadata.clone()), why);
+    }
+    if local {
+        let asked = review.get_str(&["spec", "resourceAttributes", "namespace"]);
+        if resource.is_some() && asked != namespace {
+            let path = Path::new("spec.resourceAttributes.namespace");
+            errors.invalid(&path, asked, "must match metadata.namespace");
+        }
+        if let Some(paths) = paths {
+            let path = Path::new("spec.nonResourceAttributes");
+            errors.invalid(&path, paths, "disallowed on this kind of request");
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let nameless = api::GroupKind { group: "authorization.k8s.io".into(), kind: String::new() };
+    Err(Status::invalid(&nameless, "", &errors))
 }
 
 impl Review {
-    fn judge(&self, user: &User, review: &Object) -> Result<Value, Status> {
+    fn judge(&self, user: &User, review: &Object) -> Value {
         let resource = review.get(&["spec", "resourceAttributes"]);
         let path = review.get(&["spec", "nonResourceAttributes"]);
         let text = |of: Option<&Value>, field: &str| -> String {
             of.and_then(|o| o.get(field)).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
-        if resource.is_some() == path.is_some() {
-            return Err(invalid(
-                review,
-                if resource.is_some() { "spec.nonResourceAttributes" } else { "spec.resourceAttributes" },
-                "",
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ));
-        }
         let at = resource.or(path);
         let fields = ["verb", "group", "version", "resource", "subresource", "namespace", "name", "path"]
             .map(|f| text(at, f));
@@ -202,7 +235,7 @@ impl Review {
         if !reason.is_empty() {
             status["reason"] = reason.into();
         }
-        Ok(status)
+        status
     }
 }
 
@@ -221,6 +254,7 @@ impl Act for TokenRequest {
         (namespace, name): (&str, &str),
         mut posted: Object,
     ) -> Result<Object, Status> {
+        own(&posted, name)?;
         let listed = posted.get(&["spec", "audiences"]).and_then(Value::as_array);
         if listed.is_none_or(Vec::is_empty) {
             posted.set(&["spec", "audiences"], self.0.audiences.clone());
@@ -234,6 +268,19 @@ impl Act for TokenRequest {
         typed(&mut posted, self.type_name());
         Ok(posted)
     }
+}
+
+/// A request for a token names no account but the path's; that it names no other namespace has been seen to.
+fn own(request: &Object, account: &str) -> Result<(), Status> {
+    let given = request.name();
+    if given.is_empty() || given == account {
+        return Ok(());
+    }
+    let mut errors = Errors::default();
+    let why = "must match the service account name if specified";
+    errors.invalid(&Path::new("metadata.name"), given, why);
+    let kind = api::GroupKind { group: "authentication.k8s.io".into(), kind: "TokenRequest".into() };
+    Err(Status::invalid(&kind, account, &errors))
 }
 
 struct TokenReview(Arc<Access>);
@@ -260,5 +307,59 @@ impl Act for TokenReview {
         posted.0.insert("status".into(), status);
         typed(&mut posted, self.type_name());
         Ok(posted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Object {
+        let Value::Object(map) = value else { panic!("an object is a map") };
+        Object(map)
+    }
+
+    fn fails(review: Value, question: Question, message: &str) {
+        assert_eq!(check(&object(review), question, "ns").unwrap_err().message, message);
+    }
+
+    #[test]
+    fn reviews_ask_one_thing_about_somebody() {
+        let pods = json!({"verb": "get", "resource": "pods", "namespace": "ns"});
+        let path = json!({"verb": "get", "path": "/healthz"});
+        fails(
+            json!({"spec": {}}),
+            Question::Subject,
+            r#".authorization.k8s.io "" is invalid: [spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified, spec.user: Invalid value: "": at least one of user or group must be specified]"#,
+        );
+        fails(
+            json!({"spec": {"resourceAttributes": pods, "nonResourceAttributes": path}}),
+            Question::SelfSubject,
+            r#".authorization.k8s.io "" is invalid: spec.nonResourceAttributes: Invalid value: {"path":"/healthz","verb":"get"}: cannot be specified in combination with resourceAttributes"#,
+        );
+        fails(
+            json!({"metadata": {"name": "x"}, "spec": {"user": "a", "resourceAttributes": pods}}),
+            Question::Subject,
+            r#".authorization.k8s.io "" is invalid: metadata: Invalid value: {"name":"x"}: must be empty"#,
+        );
+        fails(
+            json!({"spec": {"user": "a", "resourceAttributes": {"verb": "get"}}}),
+            Question::LocalSubject,
+            r#".authorization.k8s.io "" is invalid: spec.resourceAttributes.namespace: Invalid value: "": must match metadata.namespace"#,
+        );
+        let sent = json!({"metadata": {"creationTimestamp": null, "managedFields": [], "namespace": "ns"},
+            "spec": {"groups": ["g"], "resourceAttributes": pods}});
+        assert!(check(&object(sent), Question::LocalSubject, "ns").is_ok());
+    }
+
+    #[test]
+    fn tokens_are_asked_for_under_the_accounts_own_name() {
+        let request = object(json!({"metadata": {"name": "other"}}));
+        assert!(own(&request, "other").is_ok());
+        assert!(own(&object(json!({})), "sa").is_ok());
+        assert_eq!(
+            own(&request, "sa").unwrap_err().message,
+            r#"TokenRequest.authentication.k8s.io "sa" is invalid: metadata.name: Invalid value: "other": must match the service account name if specified"#
+        );
     }
 }

@@ -112,13 +112,16 @@ impl Tokens {
         let Some(bound) = request.get(&["spec", "boundObjectRef"]) else { return Ok(()) };
         let text = |field: &str| bound.get(field).and_then(Value::as_str).unwrap_or_default();
         let (kind, name, uid) = (text("kind"), text("name"), text("uid"));
-        let (plural, scope, slot) = match kind {
+        let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+        // Nothing outside of the core group is bound to.
+        let of_core = if group.is_empty() { kind } else { "" };
+        let (plural, scope, slot) = match of_core {
             "Pod" => ("pods", namespace, &mut binding.pod),
             "Secret" => ("secrets", namespace, &mut binding.secret),
             "Node" => ("nodes", "", &mut binding.node),
-            other => {
+            _ => {
                 return Err(Status::bad_request(format!(
-                    "cannot bind token for serviceaccount {} to object of type {other}",
+                    "cannot bind token for serviceaccount {} to object of type {group}/{version}, Kind={kind}",
                     api::field::quote(account)
                 )));
             }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use api::Status;
 use api::selector::{Fields, Labels};
-use api::{Status, field};
 use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use store::{Keys, Range, Revision};
 
 use crate::cache::Item;
@@ -49,8 +51,12 @@ pub struct Listed {
 /// Objects that are read at once where selectors may drop most of them.
 const BLOCK: usize = 512;
 
+/// Base64 as Go reads it: what the last character says too much does not count.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 /// Upstream's form of a continue token.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Token {
     v: String,
     rv: i64,
@@ -170,19 +176,13 @@ impl Engine {
         if options.continue_.is_empty() {
             return Ok(None);
         }
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = BASE64_URL_SAFE_NO_PAD
-            .decode(options.continue_.trim_end_matches('='))
-            .map_err(|e| bad(&format!("illegal base64 data: {e}")))?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
-        if token.v != "meta.k8s.io/v1" {
-            return Err(bad(&format!(
-                "server does not recognize this encoded version {}",
-                field::quote(&token.v)
-            )));
-        }
-        if token.start.split('/').any(|part| part == "..") {
-            return Err(bad(&format!("invalid start key {}", field::quote(&token.start))));
+        let token = Token::decode(&options.continue_).map_err(|why| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid{why}"))
+        })?;
+        if options.revision.is_some_and(|revision| revision.0 > 0) {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         Ok(Some(token))
     }
@@ -228,9 +228,57 @@ fn page_too_old(start: &str) -> Status {
 }
 
 impl Token {
+    /// # Errors
+    /// What is wrong with it, in upstream's words.
+    fn decode(text: &str) -> Result<Token, String> {
+        let foreign = text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')));
+        let bytes = LENIENT.decode(text).map_err(|_| {
+            let at = foreign.unwrap_or(text.len().saturating_sub(1));
+            format!(": illegal base64 data at input byte {at}")
+        })?;
+        let value = codec::decode_json(&bytes).map_err(|e| format!(": {e}"))?.value;
+        if !matches!(value, Value::Object(_) | Value::Null) {
+            let word = patch::go::json_word(&value);
+            return Err(format!(
+                ": json: cannot unmarshal {word} into Go value of type storage.continueToken"
+            ));
+        }
+        let field = |name: &str| value.get(name).filter(|v| !v.is_null());
+        let text = |name: &str| match field(name) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Err(mistyped(other, name, "string")),
+        };
+        let (v, start) = (text("v")?, text("start")?);
+        let rv = match field("rv") {
+            None => 0,
+            Some(number) => number.as_i64().ok_or_else(|| mistyped(number, "rv", "int64"))?,
+        };
+        if v != "meta.k8s.io/v1" {
+            return Err(format!(": server does not recognize this encoded version {v}"));
+        }
+        if rv == 0 {
+            return Err(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into());
+        }
+        if start.is_empty() {
+            return Err(": encoded start key empty (version meta.k8s.io/v1)".into());
+        }
+        // What a cleaned path would have otherwise may lead outside of what is listed.
+        let mut parts = start.strip_prefix('/').unwrap_or(&start).split('/');
+        if parts.any(|part| matches!(part, "" | "." | "..")) {
+            return Err(format!(": {start}"));
+        }
+        Ok(Token { v, rv, start })
+    }
+
     fn encode(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("a token serialises"))
     }
+}
+
+fn mistyped(value: &Value, field: &str, wanted: &str) -> String {
+    let word = patch::go::json_word(value);
+    format!(": json: cannot unmarshal {word} into Go struct field continueToken.{field} of type {wanted}")
 }
 
 /// The revision asked for lies in the future.
@@ -307,5 +355,34 @@ impl<'o> Page<'o> {
             Token { v: "meta.k8s.io/v1".into(), rv: revision.0, start }.encode()
         });
         Listed { revision, items: self.items, continue_: continue_.unwrap_or_default(), remaining }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_read_as_upstream_reads_them() {
+        let fails = |text: &str, why: &str| assert_eq!(Token::decode(text).unwrap_err(), why, "{text}");
+        let of = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(json);
+        fails("abc", ": invalid character 'i' looking for beginning of value");
+        fails("a!b=", ": illegal base64 data at input byte 1");
+        fails("abcde", ": illegal base64 data at input byte 4");
+        fails(&of("[]"), ": json: cannot unmarshal array into Go value of type storage.continueToken");
+        fails(
+            &of(r#"{"v":1}"#),
+            ": json: cannot unmarshal number into Go struct field continueToken.v of type string",
+        );
+        fails(&of(r#"{"v":"x"}"#), ": server does not recognize this encoded version x");
+        fails(
+            &of(r#"{"v":"meta.k8s.io/v1","start":"a"}"#),
+            ": incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        );
+        fails(&of(r#"{"v":"meta.k8s.io/v1","rv":1}"#), ": encoded start key empty (version meta.k8s.io/v1)");
+        fails(&of(r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../a"}"#), ": ../a");
+        let token = Token { v: "meta.k8s.io/v1".into(), rv: -1, start: "ns/a".into() };
+        let read = Token::decode(&token.encode()).unwrap();
+        assert_eq!((read.rv, read.start.as_str()), (-1, "ns/a"));
     }
 }

@@ -263,6 +263,10 @@ pub trait Table: Send + Sync {
     fn conditions(&self, _object: &Object) -> Vec<Value> {
         Vec::new()
     }
+    /// How two rows of one list stand to each other; equal ones stay as they were listed.
+    fn order(&self, _one: &Object, _other: &Object) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
 }
 
 /// One row.
