@@ -152,10 +152,10 @@ impl Scale {
         }
         // Nano-units: ten to the ninth more.
         match self {
-            Scale::Ten(power) => shifted(mantissa, shift + power + 9),
+            Scale::Ten(power) => shifted(mantissa, shift.saturating_add(*power).saturating_add(9)),
             Scale::Two(bits) => {
                 let scaled = mantissa.saturating_mul(1i128 << bits);
-                shifted(scaled, shift + 9)
+                shifted(scaled, shift.saturating_add(9))
             }
         }
         .min(i128::from(i64::MAX) * NANO)
@@ -261,6 +261,12 @@ mod tests {
 
     fn check(text: &str, canonical: &str) {
         assert_eq!(Quantity::parse(text).unwrap().to_string(), canonical, "{text}");
+    }
+
+    #[test]
+    fn exponents_may_be_huge() {
+        assert_eq!(Quantity::parse("1e2147483647").unwrap().value(), i64::MAX);
+        assert_eq!(Quantity::parse("12e-2147483648").unwrap().to_string(), "1e-9");
     }
 
     #[test]

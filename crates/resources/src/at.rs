@@ -282,12 +282,12 @@ pub(crate) fn selector_matches(selector: &Value, labels: Option<&Map<String, Val
 
 /// Faults of a list of metav1.Condition in a status.
 pub(crate) fn conditions(status: &At<'_>, errors: &mut Errors) {
-    let all = status.items("conditions");
-    for (i, at) in all.iter().enumerate() {
+    let mut seen = std::collections::BTreeSet::new();
+    for at in status.items("conditions") {
         if at.required("type", errors) {
             at.check("type", names::qualified_name, errors);
         }
-        if all[..i].iter().any(|c| c.str("type") == at.str("type")) {
+        if !seen.insert(at.str("type")) {
             errors.duplicate(&at.path.child("type"), at.str("type"));
         }
         match at.str("status") {

@@ -369,6 +369,10 @@ impl Planner<'_> {
 
     /// Whether a container that has exited may run again now.
     fn backed_off(&mut self, container: &Container, one: &observed::Container) -> bool {
+        // What it waits is counted from the start that is in hand.
+        if self.view.memory.busy.contains(&Job::Start(container.name.clone())) {
+            return false;
+        }
         let failed = observed::time(one.finished_at).unwrap_or(self.view.now);
         let backoff = self.view.memory.backoffs.get(&container.name);
         let Some(until) = backoff.and_then(|backoff| backoff.until(failed, self.view.now)) else {
@@ -485,3 +489,7 @@ impl Planner<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

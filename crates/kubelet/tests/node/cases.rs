@@ -179,9 +179,9 @@ pub async fn volumes_come_first(world: &mut World) {
         pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "files", "mountPath": "/files" }]);
     });
     let told = |what: &str| world.api.messages().iter().any(|message| message.starts_with(what));
-    let pod = world.api.until(&path, "told of its volume", |_| told("FailedMount:")).await;
+    let lacks = |pod: &Value| told("FailedMount:") && condition(pod, "PodReadyToStartContainers") == "False";
+    let pod = world.api.until(&path, "told of its volume", lacks).await;
     assert!(pod["status"]["podIP"].is_null() && !told("Pulled:"), "{pod:#}");
-    assert_eq!(condition(&pod, "PodReadyToStartContainers"), "False");
     let made = world.service.list_pod_sandboxes(cri::v1::PodSandboxFilter::default()).await.unwrap();
     assert!(made.is_empty(), "{made:?}");
     let map = json!({ "metadata": { "name": "files", "namespace": "default" }, "data": {} });

@@ -1,5 +1,6 @@
 //! Service ranges, and the addresses of them that somebody holds.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::Object;
@@ -58,8 +59,11 @@ impl registry::Strategy for Cidr {
         if all.len() > 2 {
             let shown = spec.raw("cidrs").cloned().unwrap_or_default();
             errors.invalid(&path, &shown, "may only hold up to 2 values");
+            return;
         }
-        for (i, at) in all.iter().enumerate() {
+        let mut families = BTreeSet::new();
+        for at in &all {
+            let again = !families.insert(at.text().contains(':'));
             let Ok(range) = at.text().parse::<ipnet::IpNet>() else {
                 let words = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
                 errors.invalid(&at.path, at.text(), words);
@@ -73,8 +77,7 @@ impl registry::Strategy for Cidr {
                     format!("must be in canonical form ({})", api::field::quote(&canonical)),
                 );
             }
-            let same_family = |o: &At<'_>| o.text().contains(':') == at.text().contains(':');
-            if i > 0 && all[..i].iter().any(same_family) {
+            if again {
                 let shown = spec.raw("cidrs").cloned().unwrap_or_default();
                 errors.invalid(&path, &shown, "may specify no more than one IP for each IP family");
             }

@@ -1,5 +1,7 @@
 //! Certificate signing requests: approval has a path of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::Object;
 use api::field::{Bare, Errors, Path};
 use base64::Engine as _;
@@ -111,11 +113,13 @@ impl registry::Strategy for Strategy {
         if usages.is_empty() {
             errors.required(&spec.path.child("usages"), "");
         }
-        for (i, usage) in usages.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for usage in &usages {
+            let again = !seen.insert(usage.text());
             if !USAGES.contains(&usage.text()) {
                 errors.not_supported(&usage.path, usage.text(), USAGES);
             }
-            if usages[..i].iter().any(|u| u.text() == usage.text()) {
+            if again {
                 errors.duplicate(&usage.path, usage.text());
             }
         }
@@ -181,9 +185,15 @@ fn stamp(new: &mut Object, old: &Object) {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let before: Vec<Value> =
         old.get(&["status", "conditions"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let kind = |condition: &Value| condition.get("type").map(Value::to_string);
+    // Of equal types the first.
+    let mut twins = BTreeMap::new();
+    for condition in &before {
+        twins.entry(kind(condition)).or_insert(condition);
+    }
     let list = new.0.get_mut("status").and_then(|s| s.get_mut("conditions")).and_then(Value::as_array_mut);
     for condition in list.into_iter().flatten() {
-        let twin = before.iter().find(|b| b.get("type") == condition.get("type"));
+        let twin = twins.get(&kind(condition)).copied();
         let Value::Object(condition) = condition else { continue };
         let absent = |c: &serde_json::Map<String, Value>, f: &str| c.get(f).is_none_or(Value::is_null);
         if absent(condition, "lastTransitionTime") {
@@ -202,10 +212,12 @@ fn conditions(new: &Object, old: &Object, settled: &[&str], errors: &mut Errors)
     let all = At::of(new, "status").items("conditions");
     let path = Path::new("status.conditions");
     let decided = |at: &At<'_>| matches!(at.str("type"), "Approved" | "Denied");
-    for (i, at) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for at in &all {
         let kind = at.str("type");
         at.required("type", errors);
-        if all[..i].iter().any(|c| c.str("type") == kind) {
+        let again = !seen.insert(kind);
+        if again {
             errors.duplicate(&at.path.child("type"), kind);
         }
         let known: &[&str] = match kind {
@@ -213,22 +225,23 @@ fn conditions(new: &Object, old: &Object, settled: &[&str], errors: &mut Errors)
             _ => &["False", "True", "Unknown"],
         };
         at.one_of("status", known, errors);
-        if decided(at) && all[..i].iter().any(|c| decided(c) && c.str("type") != kind) {
+        let other = ["Approved", "Denied"].iter().any(|other| *other != kind && seen.contains(*other));
+        if decided(at) && other {
             at.invalid("type", kind, "Approved and Denied conditions are mutually exclusive", errors);
         }
     }
     for before in At::of(old, "status").items("conditions") {
         let kind = before.str("type");
-        let kept = all.iter().any(|c| c.str("type") == kind);
-        if !kept && ["Approved", "Denied", "Failed"].contains(&kind) {
+        if !seen.contains(kind) && ["Approved", "Denied", "Failed"].contains(&kind) {
             let words = format!("updates may not remove a condition of type {}", api::field::quote(kind));
             errors.forbidden(&path, words);
         }
     }
+    let before = At::of(old, "status").items("conditions");
+    let before: BTreeSet<&str> = before.iter().map(|c| c.str("type")).collect();
     for at in &all {
         let kind = at.str("type");
-        let had = At::of(old, "status").items("conditions").iter().any(|c| c.str("type") == kind);
-        if !had && decided(at) && !settled.contains(&kind) {
+        if !before.contains(kind) && decided(at) && !settled.contains(&kind) {
             let words = format!("updates may not add a condition of type {}", api::field::quote(kind));
             errors.forbidden(&path, words);
         }

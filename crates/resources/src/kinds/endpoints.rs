@@ -1,5 +1,7 @@
 //! Endpoints and endpoint slices.
 
+use std::collections::BTreeSet;
+
 use api::Object;
 use api::field::{Errors, Path};
 use api::names;
@@ -206,11 +208,13 @@ fn ports(object: &Object, errors: &mut Errors) {
     if list.len() > 20_000 {
         errors.too_many(&all.path, list.len(), 20_000);
     }
+    let mut seen = BTreeSet::new();
     for (i, port) in list.iter().enumerate() {
         let at = At::new(port, all.path.index(i));
         at.check_if_set("name", names::dns1123_label, errors);
         let name = at.str("name");
-        if list[..i].iter().any(|p| p.get("name").and_then(Value::as_str).unwrap_or_default() == name) {
+        let again = !seen.insert(name);
+        if again {
             errors.duplicate(&at.path.child("name"), name);
         }
         at.one_of("protocol", PROTOCOLS, errors);

@@ -39,9 +39,7 @@ impl registry::Strategy for Strategy {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         let (min, max) = (spec.i64("minReplicas"), spec.i64("maxReplicas").unwrap_or(0));
-        if let Some(min) = min.filter(|m| *m < 1) {
-            spec.invalid("minReplicas", min, "must be greater than or equal to 1", errors);
-        }
+        spec.non_negative("minReplicas", errors);
         if max < 1 {
             spec.invalid("maxReplicas", max, "must be greater than 0", errors);
         }

@@ -239,34 +239,46 @@ fn generated_selector(job: &Object, errors: &mut Errors) {
     }
 }
 
-/// The template may change only while the job is suspended and has not begun, and then in part.
+/// The template may change only while the job is suspended and none of its pods runs, and then in part.
 fn keep_template(new: &At<'_>, old: &At<'_>, job: &Object, errors: &mut Errors) {
     let started = job.get(&["status", "startTime"]).is_some();
-    let suspended = old.is("suspend") && !started;
-    let strip = |at: &At<'_>| {
+    let active = job.get(&["status", "active"]).and_then(Value::as_i64).unwrap_or(0);
+    let may_change = old.is("suspend") && (!started || active == 0);
+    let kept = |at: &At<'_>| {
         let mut template = at.raw("template").cloned().unwrap_or_default();
-        if suspended {
-            if let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut) {
-                meta.remove("annotations");
-                meta.remove("labels");
-            }
-            if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
-                for field in ["nodeSelector", "tolerations", "schedulingGates"] {
-                    spec.remove(field);
-                }
-                if let Some(Value::Object(affinity)) = spec.get_mut("affinity") {
-                    affinity.remove("nodeAffinity");
-                }
-                if spec.get("affinity").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
-                    spec.remove("affinity");
-                }
-            }
+        if may_change {
+            strip_changeable(&mut template);
         }
         template
     };
-    if strip(new) != strip(old) {
+    if kept(new) != kept(old) {
         let shown = new.raw("template").cloned().unwrap_or_default();
         errors.invalid(&new.path.child("template"), &shown, "field is immutable");
+    }
+}
+
+/// Takes out where a suspended job's pods may go and what they ask for (KEP-2926, KEP-5440).
+fn strip_changeable(template: &mut Value) {
+    if let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("annotations");
+        meta.remove("labels");
+    }
+    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        spec.remove(field);
+    }
+    if let Some(Value::Object(affinity)) = spec.get_mut("affinity") {
+        affinity.remove("nodeAffinity");
+    }
+    if spec.get("affinity").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
+        spec.remove("affinity");
+    }
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut() {
+                container.remove("resources");
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Faults of how a job counts its pods: by index, by failures, by successes.
 
+use std::collections::BTreeSet;
+
 use api::field::{Error, Errors, Kind, Path};
 
 use crate::at::At;
@@ -84,7 +86,7 @@ fn choice(at: &At<'_>, field: &str, known: &[&str], errors: &mut Errors) {
 /// Faults of what becomes of a job whose pods fail.
 pub(super) fn failure_policy(spec: &At<'_>, errors: &mut Errors) {
     let pod = spec.field("template").field("spec");
-    let known: Vec<&str> =
+    let known: BTreeSet<&str> =
         ["containers", "initContainers"].iter().flat_map(|l| pod.items(l)).map(|c| c.str("name")).collect();
     let policy = spec.field("podFailurePolicy");
     let rules = policy.items("rules");
@@ -125,10 +127,10 @@ pub(super) fn failure_policy(spec: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn exit_codes(codes: &At<'_>, known: &[&str], errors: &mut Errors) {
+fn exit_codes(codes: &At<'_>, known: &BTreeSet<&str>, errors: &mut Errors) {
     choice(codes, "operator", &["In", "NotIn"], errors);
     let container = codes.str("containerName");
-    if codes.has("containerName") && !known.contains(&container) {
+    if codes.has("containerName") && !known.contains(container) {
         let words = "must be one of the container or initContainer names in the pod template";
         codes.invalid("containerName", container, words, errors);
     }
@@ -140,11 +142,13 @@ fn exit_codes(codes: &At<'_>, known: &[&str], errors: &mut Errors) {
         errors.too_many(&codes.path.child("values"), values.len(), CODES_MAX);
     }
     let number = |at: &At<'_>| at.value.as_i64().unwrap_or(0);
-    for (i, at) in values.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for at in &values {
+        let again = !seen.insert(number(at));
         if codes.str("operator") == "In" && number(at) == 0 {
             errors.invalid(&at.path, number(at), "must not be 0 for the In operator");
         }
-        if values[..i].iter().any(|v| number(v) == number(at)) {
+        if again {
             errors.duplicate(&at.path, number(at));
         }
     }

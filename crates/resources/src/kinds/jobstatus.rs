@@ -1,5 +1,7 @@
 //! Faults of a job's status: counts, pods that are not yet counted, and how it may end.
 
+use std::collections::BTreeSet;
+
 use api::Object;
 use api::field::Errors;
 
@@ -16,15 +18,15 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
     let status = At::of(new, "status");
     status.all_non_negative(&["active", "succeeded", "failed", "ready", "terminating"], errors);
     let uncounted = status.field("uncountedTerminatedPods");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = BTreeSet::new();
     for list in ["succeeded", "failed"] {
         for uid in uncounted.items(list) {
+            let again = !seen.insert(uid.text());
             if uid.text().is_empty() {
                 errors.invalid(&uid.path, "", "must not be empty");
-            } else if seen.contains(&uid.text()) {
+            } else if again {
                 errors.duplicate(&uid.path, uid.text());
             }
-            seen.push(uid.text());
         }
     }
     let (complete, failed) = (is(&status, "Complete"), is(&status, "Failed"));

@@ -1,5 +1,7 @@
 //! Limit ranges and resource quotas.
 
+use std::collections::BTreeSet;
+
 use api::field::{Errors, Path};
 use api::{Object, Quantity, names};
 use registry::RequestContext;
@@ -35,14 +37,15 @@ impl registry::Strategy for LimitRange {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let limits = At::of(object, "spec").items("limits");
-        for (i, at) in limits.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for at in At::of(object, "spec").items("limits") {
             let kind = at.str("type");
+            let again = !seen.insert(kind);
             at.check("type", limit_type, errors);
-            if limits[..i].iter().any(|l| l.str("type") == kind) {
+            if again {
                 errors.duplicate(&at.path.child("type"), kind);
             }
-            one(at, kind, errors);
+            one(&at, kind, errors);
         }
     }
 }

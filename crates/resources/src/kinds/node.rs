@@ -1,5 +1,7 @@
 //! Nodes, and the way to their kubelets.
 
+use std::collections::BTreeSet;
+
 use api::field::{Errors, Path};
 use api::{Object, Status, names};
 use async_trait::async_trait;
@@ -60,9 +62,10 @@ impl registry::Strategy for Strategy {
     fn validate_status(&self, new: &Object, _old: &Object, errors: &mut Errors) {
         let status = At::of(new, "status");
         amounts(&status, errors);
-        let addresses = status.items("addresses");
-        for (i, at) in addresses.iter().enumerate() {
-            if addresses[..i].iter().any(|a| a.value == at.value) {
+        let mut seen = BTreeSet::new();
+        for at in status.items("addresses") {
+            let again = !seen.insert(at.value.to_string());
+            if again {
                 errors.duplicate(&at.path, at.value);
             }
         }
@@ -122,8 +125,8 @@ fn amounts(status: &At<'_>, errors: &mut Errors) {
 }
 
 fn taints(spec: &At<'_>, errors: &mut Errors) {
-    let all = spec.items("taints");
-    for (i, taint) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for (i, taint) in spec.items("taints").iter().enumerate() {
         // Their faults have stood under the metadata since the first release.
         let at = At::new(taint.value, Path::new("metadata.taints").index(i));
         at.check("key", names::qualified_name, errors);
@@ -136,8 +139,8 @@ fn taints(spec: &At<'_>, errors: &mut Errors) {
             effect if EFFECTS.contains(&effect) => {}
             other => errors.not_supported(&at.path.child("effect"), other, EFFECTS),
         }
-        let twin = |t: &At<'_>| t.str("key") == at.str("key") && t.str("effect") == at.str("effect");
-        if all[..i].iter().any(twin) {
+        let again = !seen.insert((at.str("key"), at.str("effect")));
+        if again {
             errors.duplicate(&at.path, at.value);
             if let Some(last) = errors.0.last_mut() {
                 last.body.push_str(": taints must be unique by key and effect pair");
@@ -161,8 +164,10 @@ fn pod_cidrs(spec: &At<'_>, errors: &mut Errors) {
             spec.invalid("podCIDRs", &shown, "may specify no more than one CIDR for each IP family", errors);
         }
     }
-    for (i, at) in all.iter().enumerate() {
-        if all[..i].iter().any(|a| a.text() == at.text()) {
+    let mut seen = BTreeSet::new();
+    for at in &all {
+        let again = !seen.insert(at.text());
+        if again {
             errors.duplicate(&at.path, at.text());
         }
     }

@@ -1,5 +1,7 @@
 //! Pods: default fields, QoS, graceful deletion, streaming to the kubelet.
 
+use std::collections::BTreeMap;
+
 use api::field::{Errors, Path};
 use api::{Object, Status};
 use async_trait::async_trait;
@@ -226,10 +228,14 @@ impl PartHook for EphemeralContainers {
         }
         let (all, before) = (At::of(new, "spec"), At::of(old, "spec"));
         let path = all.path.child("ephemeralContainers");
-        let all = all.items("ephemeralContainers");
+        // Of equal names the first.
+        let mut named = BTreeMap::new();
+        for is in all.items("ephemeralContainers") {
+            named.entry(is.str("name")).or_insert(is);
+        }
         for was in before.items("ephemeralContainers") {
             let name = api::field::quote(was.str("name"));
-            match all.iter().find(|c| c.str("name") == was.str("name")) {
+            match named.get(was.str("name")) {
                 None => {
                     let words = format!("existing ephemeral containers {name} may not be removed\n");
                     errors.forbidden(&path, words);

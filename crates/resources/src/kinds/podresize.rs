@@ -1,5 +1,7 @@
 //! `pods/NAME/resize`: the containers' resources alone, and only what can change while they run.
 
+use std::collections::BTreeMap;
+
 use api::Object;
 use api::field::{Errors, Path};
 use registry::resource::PartHook;
@@ -12,25 +14,32 @@ pub struct Resize;
 
 const LISTS: [&str; 2] = ["containers", "initContainers"];
 
+/// A container's name as a key: what is not there is as null.
+fn name(container: &Value) -> String {
+    container.get("name").unwrap_or(&Value::Null).to_string()
+}
+
 impl PartHook for Resize {
     /// Everything else is put back as it was, resize policies too.
     fn prepare(&self, new: &mut Object, old: &Object) {
-        let asked: Vec<Vec<(Value, Option<Value>)>> = LISTS
+        // Of equal names the first.
+        let asked: Vec<BTreeMap<String, Option<Value>>> = LISTS
             .iter()
             .map(|list| {
                 let all = new.get(&["spec", list]).and_then(Value::as_array);
-                let all = all.into_iter().flatten();
-                all.map(|c| (c.get("name").cloned().unwrap_or_default(), c.get("resources").cloned()))
-                    .collect()
+                let mut named = BTreeMap::new();
+                for container in all.into_iter().flatten() {
+                    named.entry(name(container)).or_insert_with(|| container.get("resources").cloned());
+                }
+                named
             })
             .collect();
         pod::keep_all(new, old);
         for (list, asked) in LISTS.iter().zip(asked) {
             let spec = new.0.get_mut("spec").and_then(|s| s.get_mut(*list));
             for container in spec.and_then(Value::as_array_mut).into_iter().flatten() {
-                let name = container.get("name").cloned().unwrap_or_default();
-                let found = asked.iter().find(|(n, _)| *n == name);
-                if let (Some((_, Some(resources))), Value::Object(map)) = (found, container) {
+                let found = asked.get(&name(container));
+                if let (Some(Some(resources)), Value::Object(map)) = (found, container) {
                     map.insert("resources".into(), resources.clone());
                 }
             }

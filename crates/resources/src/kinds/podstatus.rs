@@ -1,5 +1,7 @@
 //! Faults of a pod's status: what the kubelet may say, and what may follow on what it said before.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::field::{Bare, Errors};
 use api::{Object, names};
 
@@ -52,15 +54,16 @@ fn generation(at: &At<'_>, errors: &mut Errors) {
 
 /// What became of each of the pod's claims of devices is said once.
 fn claims(status: &At<'_>, spec: &At<'_>, errors: &mut Errors) {
-    let known = spec.items("resourceClaims");
-    let all = status.items("resourceClaimStatuses");
-    for (i, claim) in all.iter().enumerate() {
+    let known: BTreeSet<&str> = spec.items("resourceClaims").iter().map(|k| k.str("name")).collect();
+    let mut seen = BTreeSet::new();
+    for claim in status.items("resourceClaimStatuses") {
         let name = claim.str("name");
-        if !known.iter().any(|k| k.str("name") == name) {
+        let again = !seen.insert(name);
+        if !known.contains(name) {
             let words = "must match the name of an entry in `spec.resourceClaims`";
             claim.invalid("name", name, words, errors);
         }
-        if all[..i].iter().any(|c| c.str("name") == name) {
+        if again {
             errors.duplicate(&claim.path.child("name"), name);
         }
         if claim.has("resourceClaimName") {
@@ -95,11 +98,13 @@ fn addresses(status: &At<'_>, one: &str, list: &str, errors: &mut Errors) {
 
 /// A container that has ended for good stays so.
 fn ended(new: &At<'_>, old: &At<'_>, list: &str, spec: &At<'_>, errors: &mut Errors) {
-    let now = new.items(list);
+    let now = by_name(new.items(list));
+    let restarts = Restarts::of(spec, list);
     for (i, before) in old.items(list).iter().enumerate() {
         let Some(last) = before.field("state").some("terminated") else { continue };
-        let Some(at) = now.iter().find(|c| c.str("name") == before.str("name")) else { continue };
-        let again = starts_again(spec, list, before.str("name"), last.i64("exitCode").unwrap_or(0));
+        let Some(at) = now.get(before.str("name")) else { continue };
+        let code = last.i64("exitCode").unwrap_or(0);
+        let again = restarts.as_ref().is_some_and(|r| r.start_again(before.str("name"), code));
         if !again && !at.field("state").has("terminated") {
             let path = new.path.child(list).index(i).child("state");
             errors.forbidden(&path, "may not be transitioned to non-terminated state");
@@ -107,33 +112,59 @@ fn ended(new: &At<'_>, old: &At<'_>, list: &str, spec: &At<'_>, errors: &mut Err
     }
 }
 
-/// Whether a container is started again when it ends with a code: by its rules, by its own policy, by the pod's.
-fn starts_again(spec: &At<'_>, list: &str, name: &str, code: i64) -> bool {
-    let containers = match list {
-        "containerStatuses" => "containers",
-        "initContainerStatuses" => "initContainers",
-        // The kubelet never starts these again.
-        _ => return false,
-    };
-    let mut everyone = ["initContainers", "containers"].iter().flat_map(|list| spec.items(list));
-    if everyone.any(|c| c.items(RULES).iter().any(|rule| rule.str("action") == "RestartAllContainers")) {
-        return true;
+/// Items by their names; of equal names the first.
+fn by_name(all: Vec<At<'_>>) -> BTreeMap<&str, At<'_>> {
+    let mut named = BTreeMap::new();
+    for at in all {
+        named.entry(at.str("name")).or_insert(at);
     }
-    let all = spec.items(containers);
-    let container = all.iter().find(|c| c.str("name") == name);
-    let matches = |rule: &At<'_>| {
-        let codes = rule.field("exitCodes");
-        let listed = codes.items("values").iter().any(|v| v.value.as_i64() == Some(code));
-        rule.str("action") == "Restart" && listed == (codes.str("operator") == "In")
-    };
-    if container.is_some_and(|c| c.items(RULES).iter().any(matches)) {
-        return true;
+    named
+}
+
+/// What a pod's spec says of how the containers of a list are started again.
+struct Restarts<'a> {
+    /// A container may have all the others start again.
+    everyone: bool,
+    containers: BTreeMap<&'a str, At<'a>>,
+    policy: &'a str,
+}
+
+impl<'a> Restarts<'a> {
+    /// Of the containers whose statuses a list has; none where the kubelet never starts them again.
+    fn of(spec: &At<'a>, list: &str) -> Option<Restarts<'a>> {
+        let containers = match list {
+            "containerStatuses" => "containers",
+            "initContainerStatuses" => "initContainers",
+            _ => return None,
+        };
+        let mut all = ["initContainers", "containers"].iter().flat_map(|list| spec.items(list));
+        let everyone =
+            all.any(|c| c.items(RULES).iter().any(|rule| rule.str("action") == "RestartAllContainers"));
+        let containers = by_name(spec.items(containers));
+        Some(Restarts { everyone, containers, policy: spec.str("restartPolicy") })
     }
-    let own = container.map_or("", |c| c.str("restartPolicy"));
-    match if own.is_empty() { spec.str("restartPolicy") } else { own } {
-        "OnFailure" => code != 0,
-        "Never" => false,
-        _ => true,
+
+    /// Whether a container is started again when it ends with a code: by its rules, by its own policy, by the
+    /// pod's.
+    fn start_again(&self, name: &str, code: i64) -> bool {
+        if self.everyone {
+            return true;
+        }
+        let container = self.containers.get(name);
+        let matches = |rule: &At<'_>| {
+            let codes = rule.field("exitCodes");
+            let listed = codes.items("values").iter().any(|v| v.value.as_i64() == Some(code));
+            rule.str("action") == "Restart" && listed == (codes.str("operator") == "In")
+        };
+        if container.is_some_and(|c| c.items(RULES).iter().any(matches)) {
+            return true;
+        }
+        let own = container.map_or("", |c| c.str("restartPolicy"));
+        match if own.is_empty() { self.policy } else { own } {
+            "OnFailure" => code != 0,
+            "Never" => false,
+            _ => true,
+        }
     }
 }
 
@@ -164,11 +195,8 @@ mod tests {
             container["name"] = "c".into();
             let spec = serde_json::json!({"restartPolicy": policy, "containers": [container]});
             let at = At::new(&spec, Path::new("spec"));
-            assert_eq!(
-                starts_again(&at, "containerStatuses", "c", *code),
-                *wanted,
-                "{policy} {fields} {code}"
-            );
+            let restarts = Restarts::of(&at, "containerStatuses").unwrap();
+            assert_eq!(restarts.start_again("c", *code), *wanted, "{policy} {fields} {code}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What of a pod may change after it was made: hardly anything.
 
+use std::collections::BTreeSet;
+
 use api::Object;
 use api::field::{Errors, Path};
 use serde_json::Value;
@@ -160,15 +162,15 @@ fn deadline(new: &At<'_>, old: &At<'_>, errors: &mut Errors) -> bool {
 
 /// They may only be added to. All are judged again.
 fn tolerations(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
-    let all = new.items("tolerations");
     let strip = |at: &At<'_>| {
         let mut value = at.value.clone();
         if let Some(map) = value.as_object_mut() {
             map.remove("tolerationSeconds");
         }
-        value
+        value.to_string()
     };
-    let kept = old.items("tolerations").iter().all(|o| all.iter().any(|n| strip(n) == strip(o)));
+    let all: BTreeSet<String> = new.items("tolerations").iter().map(strip).collect();
+    let kept = old.items("tolerations").iter().all(|o| all.contains(&strip(o)));
     if kept {
         podspec::tolerations(new, errors);
     } else {
@@ -181,9 +183,9 @@ fn tolerations(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
 
 /// They may only be taken away.
 fn gates(new: &At<'_>, old: &At<'_>, errors: &mut Errors) {
-    let before = old.items("schedulingGates");
+    let before: BTreeSet<&str> = old.items("schedulingGates").iter().map(|b| b.str("name")).collect();
     for gate in new.items("schedulingGates") {
-        if !before.iter().any(|b| b.str("name") == gate.str("name")) {
+        if !before.contains(gate.str("name")) {
             errors.forbidden(
                 &gate.path.child("name"),
                 format!("only deletion is allowed, but found new scheduling gate '{}'", gate.str("name")),

@@ -1,5 +1,7 @@
 //! Services: addresses and ports that are the service's alone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::field::Errors;
 use api::{GroupResource, Object, Status, names};
 use async_trait::async_trait;
@@ -198,7 +200,7 @@ fn drop_unwanted(new: &mut Object, old: &Object) {
         all.iter().filter_map(|port| port.i64("nodePort").filter(|n| *n != 0)).collect()
     };
     if holds_ports(old) && !holds_ports(new) {
-        let before = own_ports(old);
+        let before: BTreeSet<i64> = own_ports(old).into_iter().collect();
         if own_ports(new).iter().all(|port| before.contains(port)) {
             let list = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
             for port in list.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -251,15 +253,19 @@ fn keep_node_ports(new: &mut Object, old: &Object) {
         service.get(&["spec", "ports"]).and_then(Value::as_array).cloned().unwrap_or_default()
     };
     let before = list(old);
+    // Of equal names the last.
+    let mut held = BTreeMap::new();
+    for port in &before {
+        held.insert(port_name(port), node_port(port));
+    }
     // What another port asks for is not free any more.
-    let used: Vec<u64> = list(new).iter().map(node_port).filter(|n| *n != 0).collect();
+    let used: BTreeSet<u64> = list(new).iter().map(node_port).filter(|n| *n != 0).collect();
     let ports = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut);
     for port in ports.into_iter().flatten() {
         if node_port(port) != 0 {
             continue;
         }
-        let same = before.iter().rfind(|b| port_name(b) == port_name(port));
-        let kept = same.map_or(0, node_port);
+        let kept = held.get(port_name(port)).copied().unwrap_or(0);
         if kept != 0 && !used.contains(&kept) {
             port["nodePort"] = kept.into();
         }

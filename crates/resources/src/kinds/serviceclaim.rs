@@ -1,5 +1,6 @@
 //! What a service holds for itself alone: cluster IPs, node ports, a health check's port.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -48,6 +49,7 @@ fn number_of(cidr: IpNet, name: &str) -> Option<u64> {
     u64::try_from(offset.checked_sub(1)?).ok()
 }
 
+/// In order, each once.
 pub(super) fn node_ports(service: &Object) -> Vec<u16> {
     let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
     let numbers = ports.into_iter().flatten().filter_map(|p| p.get("nodePort")?.as_u64());
@@ -304,11 +306,11 @@ impl Ranges {
         }
         let wanted = node_ports(new);
         let owner = json!({"namespace": new.namespace(), "name": new.name()}).to_string();
-        for port in wanted.iter().filter(|p| !held.contains(p)) {
+        for port in wanted.iter().filter(|p| held.binary_search(p).is_err()) {
             self.ports.mark(&port.to_string(), true);
             claims.take.push(Claim { key: port_key(*port), value: Bytes::from(owner.clone()) });
         }
-        for port in held.iter().filter(|p| !wanted.contains(p)) {
+        for port in held.iter().filter(|p| wanted.binary_search(p).is_err()) {
             self.ports.mark(&port.to_string(), false);
             claims.release.push(port_key(*port));
         }
@@ -327,19 +329,24 @@ impl Ranges {
     async fn fill_ports(&self, engine: &Engine, service: &mut Object) -> Result<(), Status> {
         let mut ports =
             service.get(&["spec", "ports"]).and_then(Value::as_array).cloned().unwrap_or_default();
-        let mut chosen: Vec<(Value, Value, u64)> = Vec::new();
+        // By number the first port, and the first one after it in another protocol: there is nothing to find
+        // behind them.
+        let mut chosen: BTreeMap<String, Vec<(Value, u64)>> = BTreeMap::new();
         for port in &mut ports {
-            let (number, protocol) = (port["port"].clone(), port["protocol"].clone());
+            let protocol = port["protocol"].clone();
+            let twins = chosen.entry(port["port"].to_string()).or_default();
+            let twin = twins.iter().find(|(p, _)| *p != protocol).map(|(_, node)| *node);
             let mut node = port.get("nodePort").and_then(Value::as_u64).unwrap_or(0);
             if node == 0 {
-                let twin = chosen.iter().find(|(n, p, _)| *n == number && *p != protocol);
                 node = match twin {
-                    Some((_, _, node)) => *node,
+                    Some(node) => node,
                     None => self.free_port(engine).await?.into(),
                 };
                 port["nodePort"] = node.into();
             }
-            chosen.push((number, protocol, node));
+            if twins.iter().all(|(p, _)| *p != protocol) && twins.len() < 2 {
+                twins.push((protocol, node));
+            }
         }
         service.set(&["spec", "ports"], Value::Array(ports));
         Ok(())
@@ -348,7 +355,15 @@ impl Ranges {
     /// Node ports that were asked for must be in the range and free.
     async fn check_ports(&self, engine: &Engine, service: &Object, held: &[u16]) -> Result<(), Status> {
         let mut errors = Errors::default();
-        for port in node_ports(service).into_iter().filter(|p| !held.contains(p)) {
+        // Of equal node ports the first.
+        let mut places = BTreeMap::new();
+        let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
+        for (i, port) in ports.into_iter().flatten().enumerate() {
+            if let Some(number) = port.get("nodePort").and_then(Value::as_u64) {
+                places.entry(number).or_insert(i);
+            }
+        }
+        for port in node_ports(service).into_iter().filter(|p| held.binary_search(p).is_err()) {
             let inside = self.node_ports.contains(&port);
             let why = if !inside {
                 format!(
@@ -361,10 +376,8 @@ impl Ranges {
             } else {
                 continue;
             };
-            let ports = service.get(&["spec", "ports"]).and_then(Value::as_array);
-            let same = |p: &Value| p.get("nodePort").and_then(Value::as_u64) == Some(port.into());
-            let path = match ports.into_iter().flatten().position(same) {
-                Some(i) => Path::new("spec.ports").index(i).child("nodePort"),
+            let path = match places.get(&u64::from(port)) {
+                Some(i) => Path::new("spec.ports").index(*i).child("nodePort"),
                 None => Path::new("spec.healthCheckNodePort"),
             };
             errors.invalid(&path, u64::from(port), why);

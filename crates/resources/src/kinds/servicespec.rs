@@ -1,5 +1,7 @@
 //! Faults of a service's spec.
 
+use std::collections::BTreeSet;
+
 use api::field::{Errors, Path};
 use api::{Object, names};
 use serde_json::Value;
@@ -126,15 +128,17 @@ fn by_type(spec: &At<'_>, kind: &str, errors: &mut Errors) {
 fn ports(spec: &At<'_>, errors: &mut Errors) {
     let all = spec.items("ports");
     let named = all.len() > 1;
-    for (i, port) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for port in &all {
         let name = port.str("name");
+        let again = !seen.insert(name);
         if name.is_empty() {
             if named {
                 errors.required(&port.path.child("name"), "");
             }
         } else {
             port.check("name", names::dns1123_label, errors);
-            if all[..i].iter().any(|p| p.str("name") == name) {
+            if again {
                 errors.duplicate(&port.path.child("name"), name);
             }
         }
@@ -156,10 +160,10 @@ fn port_uses(spec: &At<'_>, kind: &str, errors: &mut Errors) {
     for port in all.iter().filter(|p| kind == "ClusterIP" && p.i64("nodePort").unwrap_or(0) != 0) {
         errors.forbidden(&port.path.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
     }
-    for (i, port) in all.iter().enumerate() {
-        let same =
-            |p: &At<'_>| p.i64("port") == port.i64("port") && p.str("protocol") == port.str("protocol");
-        if all[..i].iter().any(same) {
+    let mut seen = BTreeSet::new();
+    for port in &all {
+        let again = !seen.insert((port.i64("port"), port.str("protocol")));
+        if again {
             errors.duplicate(&port.path, port.value);
         }
     }
@@ -228,11 +232,13 @@ fn addresses(spec: &At<'_>, errors: &mut Errors) {
 
 fn families(spec: &At<'_>, errors: &mut Errors) {
     let all = spec.items("ipFamilies");
-    for (i, family) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for family in &all {
+        let again = !seen.insert(family.text());
         if !["IPv4", "IPv6"].contains(&family.text()) {
             errors.not_supported(&family.path, family.text(), &["IPv4", "IPv6"]);
         }
-        if all[..i].iter().any(|f| f.text() == family.text()) {
+        if again {
             errors.duplicate(&family.path, family.text());
         }
     }
@@ -367,7 +373,7 @@ fn changed_addresses(is: &At<'_>, was: &At<'_>, errors: &mut Errors) {
 
 /// Ports that ask for the node port of one before them, in the same protocol.
 pub(super) fn doubled_node_ports(service: &Object) -> Vec<At<'_>> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut all = At::of(service, "spec").items("ports");
     all.retain(|port| {
         let node = port.i64("nodePort").filter(|node| *node != 0);

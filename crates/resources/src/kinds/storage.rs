@@ -1,5 +1,7 @@
 //! Storage classes, drivers, attachments, runtime classes: small kinds that mostly do not change.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::Object;
 use api::field::{Errors, Path};
 use api::names;
@@ -51,26 +53,28 @@ impl registry::Strategy for StorageClass {
         choice(object, "reclaimPolicy", &["Delete", "Retain"], errors);
         choice(object, "volumeBindingMode", &["Immediate", "WaitForFirstConsumer"], errors);
         let topologies = At::of(object, "allowedTopologies");
+        let mut terms = BTreeSet::new();
         for (i, term) in topologies.value.as_array().into_iter().flatten().enumerate() {
             let term = At::new(term, topologies.path.index(i));
-            let all = term.items("matchLabelExpressions");
-            for (j, at) in all.iter().enumerate() {
+            let mut keys = BTreeSet::new();
+            for at in term.items("matchLabelExpressions") {
+                let again = !keys.insert(at.str("key"));
                 at.check("key", names::qualified_name, errors);
                 if at.len("values") == 0 {
                     errors.required(&at.path.child("values"), "");
                 }
-                let values = at.items("values");
-                for (k, value) in values.iter().enumerate() {
-                    if values[..k].iter().any(|v| v.text() == value.text()) {
+                let mut values = BTreeSet::new();
+                for value in at.items("values") {
+                    if !values.insert(value.text()) {
                         errors.duplicate(&value.path, value.text());
                     }
                 }
-                if all[..j].iter().any(|o| o.str("key") == at.str("key")) {
+                if again {
                     errors.duplicate(&at.path.child("key"), at.str("key"));
                 }
             }
-            let before = topologies.value.as_array().map_or(&[][..], |list| &list[..i]);
-            if before.iter().any(|other| other == term.value) {
+            let again = !terms.insert(term.value.to_string());
+            if again {
                 errors.duplicate(&term.path.child("matchLabelExpressions"), "");
             }
         }
@@ -144,8 +148,10 @@ impl registry::Strategy for CsiDriver {
         let spec = At::of(object, "spec");
         spec.one_of_if_set("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"], errors);
         let tokens = spec.items("tokenRequests");
-        for (i, token) in tokens.iter().enumerate() {
-            if tokens[..i].iter().any(|t| t.str("audience") == token.str("audience")) {
+        let mut seen = BTreeSet::new();
+        for token in &tokens {
+            let again = !seen.insert(token.str("audience"));
+            if again {
                 errors.duplicate(&token.path.child("audience"), token.str("audience"));
                 continue;
             }
@@ -194,8 +200,9 @@ impl registry::Strategy for CsiNode {
     }
 
     fn validate(&self, object: &Object, errors: &mut Errors) {
-        let drivers = At::of(object, "spec").items("drivers");
-        for (i, driver) in drivers.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for driver in At::of(object, "spec").items("drivers") {
+            let again = !seen.insert(driver.str("name"));
             driver_name(&driver.field("name"), errors);
             driver.required("nodeID", errors);
             if driver.str("nodeID").len() > NODE_ID_MAX {
@@ -203,15 +210,16 @@ impl registry::Strategy for CsiNode {
                 driver.invalid("nodeID", driver.str("nodeID"), &words, errors);
             }
             driver.field("allocatable").non_negative("count", errors);
-            if drivers[..i].iter().any(|d| d.str("name") == driver.str("name")) {
+            if again {
                 errors.duplicate(&driver.path.child("name"), driver.str("name"));
             }
-            let keys = driver.items("topologyKeys");
-            for (j, key) in keys.iter().enumerate() {
+            let mut keys = BTreeSet::new();
+            for key in driver.items("topologyKeys") {
+                let again = !keys.insert(key.text());
                 if key.text().is_empty() {
                     errors.required(&driver.path, "");
                 }
-                if keys[..j].iter().any(|k| k.text() == key.text()) {
+                if again {
                     errors.duplicate(&driver.path, key.text());
                 }
                 for fault in names::qualified_name(key.text()) {
@@ -223,9 +231,12 @@ impl registry::Strategy for CsiNode {
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
-        let before = At::of(old, "spec").items("drivers");
+        let mut before = BTreeMap::new();
+        for driver in At::of(old, "spec").items("drivers") {
+            before.entry(driver.str("name")).or_insert(driver);
+        }
         for driver in At::of(new, "spec").items("drivers") {
-            let twin = before.iter().find(|d| d.str("name") == driver.str("name"));
+            let twin = before.get(driver.str("name"));
             let strip = |at: &At<'_>| {
                 let mut value = at.value.clone();
                 if let Value::Object(map) = &mut value {
@@ -363,9 +374,10 @@ impl registry::Strategy for RuntimeClass {
             errors,
         );
         podspec::tolerations(&scheduling, errors);
-        let all = scheduling.items("tolerations");
-        for (i, at) in all.iter().enumerate() {
-            if all[..i].iter().any(|t| t.value == at.value) {
+        let mut seen = BTreeSet::new();
+        for at in scheduling.items("tolerations") {
+            let again = !seen.insert(at.value.to_string());
+            if again {
                 errors.duplicate(&at.path, at.value);
             }
         }

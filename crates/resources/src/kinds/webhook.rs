@@ -1,5 +1,7 @@
 //! Webhook configurations.
 
+use std::collections::BTreeSet;
+
 use api::Object;
 use api::field::{Errors, Path};
 use api::names;
@@ -24,12 +26,14 @@ impl registry::Strategy for Configuration {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let all = At::of(object, "webhooks");
         let list = all.value.as_array().map_or(&[][..], Vec::as_slice);
+        let mut seen = BTreeSet::new();
         for (i, hook) in list.iter().enumerate() {
             let at = At::new(hook, all.path.index(i));
+            let again = !seen.insert(at.str("name"));
             one(&at, errors);
             review_versions(&at, errors);
             let named = !at.str("name").is_empty();
-            if named && list[..i].iter().any(|h| h.get("name") == hook.get("name")) {
+            if named && again {
                 errors.duplicate(&at.path.child("name"), at.str("name"));
             }
         }
@@ -90,8 +94,10 @@ fn review_versions(at: &At<'_>, errors: &mut Errors) {
         errors.required(&path, "must specify one of v1, v1beta1");
         return;
     }
-    for (i, version) in versions.iter().enumerate() {
-        if versions[..i].iter().any(|v| v.text() == version.text()) {
+    let mut seen = BTreeSet::new();
+    for version in &versions {
+        let again = !seen.insert(version.text());
+        if again {
             errors.invalid(&version.path, version.text(), "duplicate version");
             continue;
         }
@@ -147,7 +153,8 @@ fn operations(rule: &At<'_>, errors: &mut Errors) {
 
 /// Resources that another entry covers already.
 fn overlapping(resources: &[&str], path: &Path, shown: &Value, errors: &mut Errors) {
-    if resources.len() > 1 && resources.contains(&"*/*") {
+    let all: BTreeSet<&str> = resources.iter().copied().collect();
+    if resources.len() > 1 && all.contains("*/*") {
         errors.invalid(path, shown, "if '*/*' is present, must not specify other resources");
     }
     for (i, resource) in resources.iter().enumerate() {
@@ -155,7 +162,7 @@ fn overlapping(resources: &[&str], path: &Path, shown: &Value, errors: &mut Erro
             errors.required(&path.index(i), "");
         }
         let Some((whole, part)) = resource.split_once('/') else {
-            if *resource != "*" && resources.contains(&"*") {
+            if *resource != "*" && all.contains("*") {
                 // A star stands for every resource without its parts.
                 errors.invalid(
                     path,
@@ -167,7 +174,7 @@ fn overlapping(resources: &[&str], path: &Path, shown: &Value, errors: &mut Erro
             continue;
         };
         for cover in [format!("{whole}/*"), format!("*/{part}")] {
-            if cover != *resource && resources.contains(&cover.as_str()) {
+            if cover != *resource && all.contains(cover.as_str()) {
                 errors.invalid(
                     &path.index(i),
                     *resource,

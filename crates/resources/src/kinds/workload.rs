@@ -1,7 +1,9 @@
 //! Deployments, replica sets, stateful sets, daemon sets, replication controllers, pod templates.
 
-use api::Object;
+use std::collections::BTreeSet;
+
 use api::field::{Errors, Path};
+use api::{Object, names};
 use registry::RequestContext;
 use serde_json::{Value, json};
 
@@ -387,7 +389,8 @@ fn with_claims(spec: &At<'_>) -> Value {
     }
     let volumes = &mut template["spec"]["volumes"];
     let mut all = volumes.as_array().cloned().unwrap_or_default();
-    all.retain(|volume| !claims.iter().any(|claim| volume["name"] == **claim));
+    let named: BTreeSet<&str> = claims.iter().map(String::as_str).collect();
+    all.retain(|volume| volume["name"].as_str().is_none_or(|name| !named.contains(name)));
     all.extend(claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})));
     *volumes = all.into();
     template
@@ -403,6 +406,11 @@ fn set_template_generation(object: &mut Object, text: &str) {
 pub struct StatefulSet;
 
 impl registry::Strategy for StatefulSet {
+    /// Its pods are called after it, and their hosts are labels.
+    fn name_faults(&self, name: &str, generated: bool) -> Vec<String> {
+        names::dns1123_label(if generated { name.trim_end_matches('-') } else { name })
+    }
+
     fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
         replicastatus::validate(new, old, &replicastatus::STATEFUL_SET, errors);
     }

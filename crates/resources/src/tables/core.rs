@@ -34,8 +34,7 @@ pub fn config_map() -> Table {
 }
 
 pub fn service_account() -> Table {
-    const SPECS: &[Spec] = &[NAME, text("Secrets", "api.core.v1.ServiceAccount", "secrets"), AGE];
-    Table::new(SPECS, |o, now| vec![o.name().into(), count(o, &["secrets"]).into(), age(o, now)])
+    Table::new(&[NAME, AGE], |o, now| vec![o.name().into(), age(o, now)])
 }
 
 pub fn pod_template() -> Table {
@@ -54,7 +53,6 @@ pub fn pod_template() -> Table {
 pub fn resource_quota() -> Table {
     const SPECS: &[Spec] = &[
         NAME,
-        AGE,
         free(
             "Request",
             "string",
@@ -65,6 +63,7 @@ pub fn resource_quota() -> Table {
             "string",
             "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
         ),
+        AGE,
     ];
     Table::new(SPECS, |o, now| {
         let (mut requests, mut limits) = (Vec::new(), Vec::new());
@@ -76,7 +75,7 @@ pub fn resource_quota() -> Table {
             let line = format!("{name}: {}/{}", of("used"), of("hard"));
             if name.starts_with("limits.") { limits.push(line) } else { requests.push(line) }
         }
-        vec![o.name().into(), age(o, now), requests.join(", ").into(), limits.join(", ").into()]
+        vec![o.name().into(), requests.join(", ").into(), limits.join(", ").into(), age(o, now)]
     })
 }
 

@@ -4,6 +4,8 @@
 mod structural;
 mod values;
 
+use std::collections::BTreeSet;
+
 use api::Object;
 use api::field::{Bare, Errors, Path};
 use api::names;
@@ -49,13 +51,18 @@ impl registry::Strategy for Strategy {
 
     /// A version that becomes the stored one is remembered: its objects stay when another one follows.
     fn prepare_update(&self, _cx: &RequestContext, new: &mut Object, _old: &Object) {
+        let stored = new.get(&["status", "storedVersions"]).and_then(Value::as_array).cloned();
+        let mut stored = stored.unwrap_or_default();
+        let before = stored.len();
+        let mut known: BTreeSet<String> =
+            stored.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         for name in storage_versions(new) {
-            let stored = new.get(&["status", "storedVersions"]).and_then(Value::as_array).cloned();
-            let mut stored = stored.unwrap_or_default();
-            if !stored.iter().any(|s| *s == *name) {
+            if known.insert(name.clone()) {
                 stored.push(name.into());
-                new.set(&["status", "storedVersions"], stored);
             }
+        }
+        if stored.len() > before {
+            new.set(&["status", "storedVersions"], stored);
         }
     }
 
@@ -95,11 +102,12 @@ impl registry::Strategy for Strategy {
         stored_versions(new, errors);
         let accepted = At::of(new, "status").field("acceptedNames");
         validate_names(&accepted, errors);
+        let versions = At::of(new, "spec").items("versions");
+        let versions: BTreeSet<&str> = versions.iter().map(|v| v.str("name")).collect();
+        let listed = At::of(new, "status").items("storedVersions");
+        let listed: BTreeSet<&str> = listed.iter().map(At::text).collect();
         for version in At::of(old, "status").items("storedVersions") {
-            let kept = At::of(new, "spec").items("versions").iter().any(|v| v.str("name") == version.text());
-            let listed =
-                At::of(new, "status").items("storedVersions").iter().any(|v| v.text() == version.text());
-            if listed && !kept {
+            if listed.contains(version.text()) && !versions.contains(version.text()) {
                 errors.invalid(&version.path, version.text(), "must appear in spec.versions");
             }
         }
@@ -152,8 +160,8 @@ fn validate_spec(spec: &At<'_>, errors: &mut Errors) {
     }
     let list = spec.path.child("versions");
     let shown = spec.raw("versions").cloned().unwrap_or(Value::Null);
-    let twin = |(i, v): (usize, &At<'_>)| versions[..i].iter().any(|o| o.str("name") == v.str("name"));
-    if versions.iter().enumerate().any(twin) {
+    let mut seen = BTreeSet::new();
+    if !versions.iter().all(|v| seen.insert(v.str("name"))) {
         errors.invalid(&list, &shown, "must contain unique version names");
     }
     if versions.iter().filter(|v| v.is("storage")).count() != 1 {
@@ -321,9 +329,11 @@ fn conversion(at: &At<'_>, errors: &mut Errors) {
         return;
     }
     let known = ["v1", "v1beta1"];
+    let mut seen = BTreeSet::new();
     for (i, version) in versions.iter().enumerate() {
         let here = At::new(version.value, path.index(i));
-        if versions[..i].iter().any(|v| v.text() == version.text()) {
+        let again = !seen.insert(version.text());
+        if again {
             errors.invalid(&here.path, version.text(), "duplicate version");
         } else {
             joined(&here, names::dns1035_label(version.text()), "", errors);
@@ -343,16 +353,17 @@ fn stored_versions(object: &Object, errors: &mut Errors) {
         errors.invalid(&path, Bare("[]string(nil)".into()), "must have at least one stored version");
         return;
     }
-    let spec = At::of(object, "spec");
-    let versions = spec.items("versions");
+    let versions = At::of(object, "spec").items("versions");
+    let versions: BTreeSet<&str> = versions.iter().map(|v| v.str("name")).collect();
     for version in &stored {
-        if !versions.iter().any(|v| v.str("name") == version.text()) {
+        if !versions.contains(version.text()) {
             errors.invalid(&version.path, version.text(), "must appear in spec.versions");
         }
     }
     let shown = object.get(&["status", "storedVersions"]).cloned().unwrap_or(Value::Null);
+    let stored: BTreeSet<&str> = stored.iter().map(At::text).collect();
     for name in storage_versions(object) {
-        if !stored.iter().any(|s| s.text() == name) {
+        if !stored.contains(name.as_str()) {
             errors.invalid(&path, &shown, format!("must have the storage version {name}"));
         }
     }

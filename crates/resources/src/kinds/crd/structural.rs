@@ -2,6 +2,8 @@
 //! extensions, and the rules that make a schema *structural* (every value's type is known without
 //! looking at the value).
 
+use std::collections::BTreeSet;
+
 use api::field::Errors;
 use serde_json::Value;
 
@@ -149,10 +151,12 @@ fn map_list(at: &At<'_>, errors: &mut Errors) {
         items.invalid("type", items.str("type"), words, errors);
     }
     let properties = items.field("properties");
-    let required = items.items("required");
-    for (i, key) in keys.iter().enumerate() {
+    let required: BTreeSet<&str> = items.items("required").iter().map(At::text).collect();
+    let mut seen = BTreeSet::new();
+    for key in &keys {
         let name = key.text();
-        if keys[..i].iter().any(|k| k.text() == name) {
+        let again = !seen.insert(name);
+        if again {
             errors.invalid(&key.path, name, "all entries must be unique");
         }
         let Some(property) = properties.raw(name) else {
@@ -165,7 +169,7 @@ fn map_list(at: &At<'_>, errors: &mut Errors) {
             let words = "must be a scalar type if parent array's x-kubernetes-list-type is map";
             property.invalid("type", property.str("type"), words, errors);
         }
-        if !required.iter().any(|r| r.text() == name) && !property.has("default") {
+        if !required.contains(name) && !property.has("default") {
             errors.required(
                 &property.path.child("default"),
                 "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",

@@ -1,6 +1,6 @@
 //! Faults of containers: names, images, ports, and what each kind of container may have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::field::{Errors, Path};
 use api::names;
@@ -17,7 +17,7 @@ pub(super) type Volumes<'a> = BTreeMap<&'a str, &'a Value>;
 pub(super) struct Pod<'a> {
     volumes: Volumes<'a>,
     /// Names of its claims of devices.
-    pub claims: Vec<&'a str>,
+    pub claims: BTreeSet<&'a str>,
     /// Seconds.
     grace: Option<i64>,
     os: Option<&'a str>,
@@ -44,41 +44,39 @@ pub(super) fn validate_all(spec: &At<'_>, pod: &Pod<'_>, errors: &mut Errors) {
     if main.is_empty() {
         errors.required(&spec.path.child("containers"), "");
     }
-    for (i, container) in main.iter().enumerate() {
+    let mut names = BTreeSet::new();
+    for container in &main {
         one(container, pod, errors);
-        if main[..i].iter().any(|c| c.str("name") == container.str("name")) {
+        if !names.insert(container.str("name")) {
             errors.duplicate(&container.path.child("name"), container.str("name"));
         }
         acts(container, pod, errors);
         restarts(container, errors);
     }
     host_ports(&main, &spec.path.child("containers"), errors);
-    let mut names: Vec<&str> = main.iter().map(|c| c.str("name")).collect();
-    for container in spec.items("initContainers") {
-        one(&container, pod, errors);
-        restarts(&container, errors);
+    let initial = spec.items("initContainers");
+    for container in &initial {
+        one(container, pod, errors);
+        restarts(container, errors);
         let name = container.str("name");
-        if names.contains(&name) {
+        if names.contains(name) {
             errors.duplicate(&container.path.child("name"), name);
         } else if !name.is_empty() {
-            names.push(name);
+            names.insert(name);
         }
         // They run one after another, so that each is judged alone, as if it were the first.
-        host_ports(std::slice::from_ref(&container), &spec.path.child("initContainers"), errors);
-        initial(&container, pod, errors);
+        host_ports(std::slice::from_ref(container), &spec.path.child("initContainers"), errors);
+        before_others(container, pod, errors);
     }
-    let mut names: Vec<&str> = main.iter().map(|c| c.str("name")).collect();
-    let initial = spec.items("initContainers");
-    names.extend(initial.iter().map(|c| c.str("name")));
-    let lasting = names.clone();
+    let lasting: BTreeSet<&str> = main.iter().chain(&initial).map(|c| c.str("name")).collect();
+    let mut names = lasting.clone();
     for container in spec.items("ephemeralContainers") {
         one(&container, pod, errors);
         of_pod(&container, errors);
         let name = container.str("name");
-        if names.contains(&name) {
+        if !names.insert(name) {
             errors.duplicate(&container.path.child("name"), name);
         }
-        names.push(name);
         ephemeral(&container, &lasting, errors);
     }
 }
@@ -115,7 +113,7 @@ fn acts(container: &At<'_>, pod: &Pod<'_>, errors: &mut Errors) {
 }
 
 /// What containers that prepare the pod may not have, unless they stay beside the others.
-fn initial(container: &At<'_>, pod: &Pod<'_>, errors: &mut Errors) {
+fn before_others(container: &At<'_>, pod: &Pod<'_>, errors: &mut Errors) {
     if container.str("restartPolicy") == "Always" {
         acts(container, pod, errors);
         return;
@@ -136,10 +134,10 @@ fn initial(container: &At<'_>, pod: &Pod<'_>, errors: &mut Errors) {
 }
 
 /// What a container that is put into a running pod may have.
-fn ephemeral(container: &At<'_>, lasting: &[&str], errors: &mut Errors) {
+fn ephemeral(container: &At<'_>, lasting: &BTreeSet<&str>, errors: &mut Errors) {
     const WORDS: &str = "cannot be set for an Ephemeral Container";
     let target = container.str("targetContainerName");
-    if !target.is_empty() && !lasting.contains(&target) {
+    if !target.is_empty() && !lasting.contains(target) {
         errors.not_found(&container.path.child("targetContainerName"), target);
     }
     for field in [
@@ -229,9 +227,10 @@ fn supported(path: &Path, text: &str, values: &[&str], errors: &mut Errors) {
 fn resize_policy(container: &At<'_>, restarts: &str, errors: &mut Errors) {
     let all = container.items("resizePolicy");
     let path = container.path.child("resizePolicy");
-    for (i, policy) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for policy in &all {
         let (name, restart) = (policy.str("resourceName"), policy.str("restartPolicy"));
-        if all[..i].iter().any(|p| p.str("resourceName") == name) {
+        if !seen.insert(name) {
             errors.duplicate(&policy.path, name);
         }
         let known: [(&str, &[&str]); 2] =
@@ -250,12 +249,12 @@ fn resize_policy(container: &At<'_>, restarts: &str, errors: &mut Errors) {
 }
 
 fn ports(container: &At<'_>, errors: &mut Errors) {
-    let ports = container.items("ports");
-    for (i, port) in ports.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for port in container.items("ports") {
         let name = port.str("name");
         if !name.is_empty() {
             let faults = names::port_name(name);
-            if faults.is_empty() && ports[..i].iter().any(|p| p.str("name") == name) {
+            if faults.is_empty() && !seen.insert(name) {
                 errors.duplicate(&port.path.child("name"), name);
             }
             for fault in faults {
@@ -280,16 +279,14 @@ fn ports(container: &At<'_>, errors: &mut Errors) {
 }
 
 fn host_ports(containers: &[At<'_>], list: &Path, errors: &mut Errors) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
     for (i, container) in containers.iter().enumerate() {
         for (p, port) in container.items("ports").iter().enumerate() {
             let Some(n) = port.i64("hostPort").filter(|n| *n != 0) else { continue };
             let key = format!("{}/{}/{n}", port.str("protocol"), port.str("hostIP"));
-            if seen.contains(&key) {
+            if !seen.insert(key.clone()) {
                 let path = list.index(i).child("ports").index(p).child("hostPort");
                 errors.duplicate(&path, key);
-            } else {
-                seen.push(key);
             }
         }
     }

@@ -92,7 +92,8 @@ fn default_whole(spec: &mut Map<String, Value>) {
             let requests = container.field("resources").entries("requests");
             requests.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
         });
-    let kinds: Vec<String> =
+    // Each once: a sum looks at every container.
+    let kinds: std::collections::BTreeSet<String> =
         kinds.filter(|n| matches!(&**n, "cpu" | "memory") || n.starts_with("hugepages-")).collect();
     let sums: Vec<(String, Value)> = kinds
         .into_iter()

@@ -140,10 +140,8 @@ pub(super) fn field_ref(at: &At<'_>, supported: &[&str], errors: &mut Errors) {
 
 /// A variable in a file of a volume.
 fn file_key_ref(at: &At<'_>, errors: &mut Errors) {
-    let key = at.str("key");
-    if at.required("key", errors) && !key.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'=') {
-        let words = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-        at.invalid("key", key, words, errors);
+    if at.required("key", errors) {
+        at.check("key", names::env_var_name, errors);
     }
     if at.required("volumeName", errors) {
         at.check("volumeName", names::dns1123_label, errors);

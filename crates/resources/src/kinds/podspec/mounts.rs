@@ -1,5 +1,7 @@
 //! Faults of a container's mounts and devices.
 
+use std::collections::BTreeSet;
+
 use api::field::Errors;
 
 use super::container::Volumes;
@@ -11,7 +13,10 @@ pub(super) fn mounts(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Err
     let devices = container.items("volumeDevices");
     // The faults of how a volume is mounted name the list, without an index.
     let list = container.path.child("volumeMounts");
-    for (i, mount) in all.iter().enumerate() {
+    let device_names: BTreeSet<&str> = devices.iter().map(|d| d.str("name")).collect();
+    let device_paths: BTreeSet<&str> = devices.iter().map(|d| d.str("devicePath")).collect();
+    let mut seen = BTreeSet::new();
+    for mount in &all {
         let name = mount.str("name");
         mount.required("name", errors);
         if !volumes.contains_key(name) {
@@ -19,13 +24,13 @@ pub(super) fn mounts(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Err
         }
         mount.required("mountPath", errors);
         let path = mount.str("mountPath");
-        if all[..i].iter().any(|m| m.str("mountPath") == path) {
+        if !seen.insert(path) {
             mount.invalid("mountPath", path, "must be unique", errors);
         }
-        if devices.iter().any(|d| d.str("name") == name) {
+        if device_names.contains(name) {
             mount.invalid("name", name, "must not already exist in volumeDevices", errors);
         }
-        if devices.iter().any(|d| d.str("devicePath") == path) {
+        if device_paths.contains(path) {
             mount.invalid("mountPath", path, "must not already exist as a path in volumeDevices", errors);
         }
         local_path(&list.child("subPath"), mount.str("subPath"), errors);
@@ -76,11 +81,14 @@ pub(super) fn devices(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Er
     let all = container.items("volumeDevices");
     let mounts = container.items("volumeMounts");
     let climbs = |path: &str| path.split('/').any(|part| part == "..");
-    for (i, device) in all.iter().enumerate() {
+    let mount_names: BTreeSet<&str> = mounts.iter().map(|m| m.str("name")).collect();
+    let mount_paths: BTreeSet<&str> = mounts.iter().map(|m| m.str("mountPath")).collect();
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for device in &all {
         let name = device.str("name");
         let path = device.str("devicePath");
         device.required("name", errors);
-        if !name.is_empty() && all[..i].iter().any(|d| d.str("name") == name) {
+        if !name.is_empty() && !names.insert(name) {
             device.invalid("name", name, "must be unique", errors);
         }
         match volumes.get(name) {
@@ -95,16 +103,16 @@ pub(super) fn devices(container: &At<'_>, volumes: &Volumes<'_>, errors: &mut Er
             Some(_) => {}
         }
         device.required("devicePath", errors);
-        if !climbs(path) && all[..i].iter().any(|d| d.str("devicePath") == path) {
+        if !climbs(path) && !paths.insert(path) {
             device.invalid("devicePath", path, "must be unique", errors);
         }
         if climbs(path) {
             device.invalid("devicePath", path, "can not contain backsteps ('..')", errors);
         }
-        if mounts.iter().any(|m| m.str("name") == name) {
+        if mount_names.contains(name) {
             device.invalid("name", name, "must not already exist in volumeMounts", errors);
         }
-        if mounts.iter().any(|m| m.str("mountPath") == path) {
+        if mount_paths.contains(path) {
             device.invalid("devicePath", path, "must not already exist as a path in volumeMounts", errors);
         }
     }

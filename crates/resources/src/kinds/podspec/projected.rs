@@ -1,5 +1,7 @@
 //! Faults of volumes that are put together from others.
 
+use std::collections::BTreeSet;
+
 use api::field::{Errors, Path};
 use api::names;
 
@@ -12,17 +14,15 @@ const KINDS: &[&str] =
 
 /// Paths that are taken by sources before.
 struct Paths<'a> {
-    taken: Vec<&'a str>,
+    taken: BTreeSet<&'a str>,
     /// The volume's: where a path that is taken is told of.
     at: Path,
 }
 
 impl<'a> Paths<'a> {
     fn take(&mut self, path: &'a str, shown: &str, errors: &mut Errors) {
-        if self.taken.contains(&path) {
+        if !self.taken.insert(path) {
             errors.invalid(&self.at, shown, "conflicting duplicate paths");
-        } else {
-            self.taken.push(path);
         }
     }
 }
@@ -30,7 +30,7 @@ impl<'a> Paths<'a> {
 /// Faults of a `projected` source.
 pub(super) fn validate(at: &At<'_>, errors: &mut Errors) {
     mode(at, "defaultMode", errors);
-    let mut paths = Paths { taken: Vec::new(), at: at.path.clone() };
+    let mut paths = Paths { taken: BTreeSet::new(), at: at.path.clone() };
     for source in at.items("sources") {
         let mut found = 0;
         for kind in KINDS {

@@ -1,5 +1,7 @@
 //! Faults of resources: their names and amounts, requests against limits, claims of devices.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::field::{Error, Errors, Kind};
 use api::{Quantity, names};
 
@@ -121,7 +123,7 @@ fn pages(name: &str, amount: Quantity, at: &At<'_>, errors: &mut Errors) {
 }
 
 /// Faults of `resources`. `claims` are the names of the pod's claims of devices.
-pub(super) fn resources(at: &At<'_>, place: Place, claims: &[&str], errors: &mut Errors) {
+pub(super) fn resources(at: &At<'_>, place: Place, claims: &BTreeSet<&str>, errors: &mut Errors) {
     let limits = at.quantities("limits");
     let requests = at.quantities("requests");
     // A request above its limit is told of at the list.
@@ -156,35 +158,39 @@ pub(super) fn resources(at: &At<'_>, place: Place, claims: &[&str], errors: &mut
 }
 
 /// Each claim that is used is one of the pod's, and is used once.
-fn claim_names(at: &At<'_>, known: &[&str], errors: &mut Errors) {
-    let mut seen: Vec<String> = Vec::new();
+fn claim_names(at: &At<'_>, known: &BTreeSet<&str>, errors: &mut Errors) {
+    let mut which: Option<String> = None;
+    // Of a claim's requests: `""` is the whole of it.
+    let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for claim in at.items("claims") {
         let (name, request) = (claim.str("name"), claim.str("request"));
         if name.is_empty() {
             errors.required(&claim.path, "");
             continue;
         }
-        if seen.iter().any(|s| s == name) {
+        let requests = seen.entry(name).or_default();
+        if requests.contains("") {
             errors.duplicate(&claim.path, name);
         } else {
             claim.check_if_set("request", names::dns1123_label, errors);
-            let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
-            if seen.contains(&key) {
-                errors.duplicate(&claim.path, &key);
-            } else if request.is_empty() {
-                for _ in seen.iter().filter(|s| s.split('/').next() == Some(name)) {
+            if request.is_empty() {
+                for _ in requests.iter() {
                     errors.duplicate(&claim.path, name);
                 }
+            } else if requests.contains(request) {
+                errors.duplicate(&claim.path, format!("{name}/{request}"));
             }
-            seen.push(key);
+            requests.insert(request);
         }
-        if !known.contains(&name) {
-            let mut sorted = known.to_vec();
-            sorted.sort_unstable();
-            let which = match sorted.as_slice() {
-                [] => " which is empty".to_owned(),
-                all => format!(": {}", all.join(", ")),
-            };
+        if !known.contains(name) {
+            let which = which.get_or_insert_with(|| {
+                let names: Vec<&str> = known.iter().copied().collect();
+                if names.is_empty() {
+                    " which is empty".to_owned()
+                } else {
+                    format!(": {}", names.join(", "))
+                }
+            });
             let name = api::field::quote(name);
             let body =
                 format!("Not found: {name}: must be one of the names in pod.spec.resourceClaims{which}");
@@ -194,7 +200,7 @@ fn claim_names(at: &At<'_>, known: &[&str], errors: &mut Errors) {
 }
 
 /// Resources of the pod as a whole: of a few kinds, and not less than its containers ask for together.
-pub(super) fn of_pod(spec: &At<'_>, claims: &[&str], errors: &mut Errors) {
+pub(super) fn of_pod(spec: &At<'_>, claims: &BTreeSet<&str>, errors: &mut Errors) {
     let Some(at) = spec.some("resources") else { return };
     if spec.field("os").str("name") == "windows" {
         errors.forbidden(&at.path, "may not be set for a windows pod");

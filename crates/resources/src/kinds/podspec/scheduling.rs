@@ -1,5 +1,7 @@
 //! Faults of affinity, tolerations and spreading.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::field::Errors;
 use api::names;
 
@@ -183,26 +185,30 @@ fn label_keys(at: &At<'_>, errors: &mut Errors) {
     }
     let matched = at.items("matchLabelKeys");
     if let Some(selector) = selector {
-        let mut seen: Vec<&str> = selector.entries("matchLabels").into_iter().map(|(key, _)| key).collect();
+        let places: BTreeMap<&str, usize> = matched.iter().enumerate().map(|(i, m)| (m.text(), i)).collect();
+        let mut seen: BTreeSet<&str> =
+            selector.entries("matchLabels").into_iter().map(|(key, _)| key).collect();
         for expression in selector.items("matchExpressions") {
             let key = expression.str("key");
-            let index = matched.iter().rposition(|m| m.text() == key);
-            if let Some(i) = index.filter(|_| seen.contains(&key)) {
+            if let Some(&i) = places.get(key).filter(|_| seen.contains(key)) {
                 let words = "exists in both matchLabelKeys and labelSelector";
                 errors.invalid(&at.path.index(i), key, words);
             }
-            seen.push(key);
+            seen.insert(key);
         }
     }
     let not = at.items("mismatchLabelKeys");
-    for key in matched.iter().filter(|key| not.iter().any(|n| n.text() == key.text())) {
+    let not: BTreeSet<&str> = not.iter().map(At::text).collect();
+    for key in matched.iter().filter(|key| not.contains(key.text())) {
         errors.invalid(&key.path, key.text(), "exists in both matchLabelKeys and mismatchLabelKeys");
     }
 }
 
 /// Faults of a pod's spreading over topologies.
-pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
+pub(super) fn spread<'a>(spec: &At<'a>, errors: &mut Errors) {
     let all = spec.items("topologySpreadConstraints");
+    let pair = |at: &At<'a>| (at.str("topologyKey"), at.str("whenUnsatisfiable"));
+    let last: BTreeMap<(&str, &str), usize> = all.iter().enumerate().map(|(i, at)| (pair(at), i)).collect();
     for (i, at) in all.iter().enumerate() {
         let skew = at.i64("maxSkew").unwrap_or(0);
         if skew <= 0 {
@@ -219,12 +225,10 @@ pub(super) fn spread(spec: &At<'_>, errors: &mut Errors) {
                 &["DoNotSchedule", "ScheduleAnyway"],
             );
         }
-        let twin =
-            |o: &At<'_>| o.str("topologyKey") == at.str("topologyKey") && o.str("whenUnsatisfiable") == when;
         // Told of at the first of them.
-        if all[i + 1..].iter().any(twin) {
-            let pair = format!("{{{}, {when}}}", at.str("topologyKey"));
-            errors.duplicate(&at.path.child("{topologyKey, whenUnsatisfiable}"), pair);
+        if last[&pair(at)] > i {
+            let shown = format!("{{{}, {when}}}", at.str("topologyKey"));
+            errors.duplicate(&at.path.child("{topologyKey, whenUnsatisfiable}"), shown);
         }
         if let Some(domains) = at.i64("minDomains") {
             if domains <= 0 {

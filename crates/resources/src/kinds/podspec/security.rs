@@ -1,5 +1,7 @@
 //! Faults of security contexts.
 
+use std::collections::BTreeSet;
+
 use api::field::Errors;
 
 use super::validate::local_path;
@@ -48,8 +50,8 @@ fn one_of(at: &At<'_>, field: &str, values: &[&str], errors: &mut Errors) {
 }
 
 fn sysctls(spec: &At<'_>, at: &At<'_>, errors: &mut Errors) {
-    let all = at.items("sysctls");
-    for (i, sysctl) in all.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for sysctl in at.items("sysctls") {
         let name = sysctl.str("name");
         let segment = |s: &str| {
             !s.is_empty()
@@ -63,7 +65,7 @@ fn sysctls(spec: &At<'_>, at: &At<'_>, errors: &mut Errors) {
         } else if name.len() > 253 || !dotted.split('.').all(segment) {
             let words = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             sysctl.invalid("name", name, words, errors);
-        } else if all[..i].iter().any(|s| s.str("name") == name) {
+        } else if !seen.insert(name) {
             errors.duplicate(&sysctl.path.child("name"), name);
         }
         if spec.is("hostNetwork") && dotted.starts_with("net") {

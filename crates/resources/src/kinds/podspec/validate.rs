@@ -1,5 +1,7 @@
 //! Faults of a pod spec as a whole.
 
+use std::collections::BTreeSet;
+
 use api::field::{Bare, Errors, Path};
 use api::names;
 
@@ -105,17 +107,17 @@ fn host_aliases(spec: &At<'_>, errors: &mut Errors) {
 fn overhead(spec: &At<'_>, errors: &mut Errors) {
     if let Some(at) = spec.some("overhead") {
         let limits = serde_json::json!({"limits": at.value});
-        resources::resources(&At::new(&limits, at.path), Place::Container, &[], errors);
+        resources::resources(&At::new(&limits, at.path), Place::Container, &BTreeSet::new(), errors);
     }
 }
 
 fn scheduling_gates(spec: &At<'_>, errors: &mut Errors) {
-    let gates = spec.items("schedulingGates");
-    for (i, gate) in gates.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for gate in spec.items("schedulingGates") {
         for fault in names::qualified_name(gate.str("name")) {
             errors.invalid(&gate.path, gate.str("name"), fault);
         }
-        if gates[..i].iter().any(|g| g.str("name") == gate.str("name")) {
+        if !seen.insert(gate.str("name")) {
             errors.duplicate(&gate.path, gate.str("name"));
         }
     }
@@ -142,10 +144,10 @@ fn hostname_override(spec: &At<'_>, errors: &mut Errors) {
 
 /// Claims of devices: a name each, and one place where the claim is.
 fn resource_claims(spec: &At<'_>, errors: &mut Errors) {
-    let claims = spec.items("resourceClaims");
-    for (i, claim) in claims.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for claim in spec.items("resourceClaims") {
         if claim.required("name", errors) {
-            if claims[..i].iter().any(|c| c.str("name") == claim.str("name")) {
+            if !seen.insert(claim.str("name")) {
                 errors.duplicate(&claim.path.child("name"), claim.str("name"));
             } else {
                 claim.check("name", names::dns1123_label, errors);

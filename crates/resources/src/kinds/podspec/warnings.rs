@@ -1,5 +1,7 @@
 //! What a client is warned of, though it is valid.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::field::{Path, quote};
 use api::{Object, names};
 
@@ -40,6 +42,9 @@ const OLD_ANNOTATIONS: &[(&str, &str)] = &[
         "non-functional in v1.11+; use the \"sysctls\" field instead",
     ),
 ];
+
+/// More than these are not looked for: no client is told as many.
+const WARNINGS_MAX: usize = 1000;
 
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -142,10 +147,10 @@ fn node_affinity(affinity: &At<'_>, found: &mut Vec<String>) {
 
 /// Items of a list of which one before is named alike.
 fn twice(spec: &At<'_>, list: &str, field: &str, found: &mut Vec<String>) {
-    let items = spec.items(list);
-    for (i, item) in items.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for item in spec.items(list) {
         let text = item.str(field);
-        if items[..i].iter().any(|other| other.str(field) == text) {
+        if !seen.insert(text) {
             found.push(format!("{}: duplicate {field} {}", item.path.child(field), quote(text)));
         }
     }
@@ -175,10 +180,10 @@ fn of_container(container: &At<'_>, found: &mut Vec<String>) {
             fraction(&resources.field(kind), name, found);
         }
     }
-    let variables = container.items("env");
-    for (i, variable) in variables.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for variable in container.items("env") {
         let name = variable.str("name");
-        if !variables[..i].iter().any(|v| v.str("name") == name) {
+        if seen.insert(name) {
             continue;
         }
         // A value that is made of the one before hides nothing.
@@ -193,57 +198,73 @@ fn of_container(container: &At<'_>, found: &mut Vec<String>) {
     }
 }
 
-/// Ports of any of the containers that get in each other's way.
+/// A container's port, as far as others may get in its way.
+struct Port<'a> {
+    host: i64,
+    ip: &'a str,
+    path: &'a Path,
+}
+
+/// Ports of any of the containers that get in each other's way: of as many pairs as are told at most.
 fn ports(containers: &[At<'_>], found: &mut Vec<String>) {
     let all: Vec<At<'_>> = containers.iter().flat_map(|c| c.items("ports")).collect();
     let number = |port: &At<'_>, field: &str| port.i64(field).unwrap_or(0);
-    for (i, port) in all.iter().enumerate() {
-        let (host, ip) = (number(port, "hostPort"), port.str("hostIP"));
-        if !ip.is_empty() && host == 0 {
+    let mut alike: BTreeMap<(i64, &str), Vec<Port<'_>>> = BTreeMap::new();
+    for at in &all {
+        let container = number(at, "containerPort");
+        let port = Port { host: number(at, "hostPort"), ip: at.str("hostIP"), path: &at.path };
+        if !port.ip.is_empty() && port.host == 0 {
             found.push(format!(
-                "{}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{} Protocol:{} HostIP:{ip}}}",
+                "{}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{container} Protocol:{} HostIP:{}}}",
                 port.path,
-                port.str("name"),
-                number(port, "containerPort"),
-                port.str("protocol"),
+                at.str("name"),
+                at.str("protocol"),
+                port.ip,
             ));
         }
-        let same = |other: &&At<'_>| {
-            number(other, "containerPort") == number(port, "containerPort")
-                && other.str("protocol") == port.str("protocol")
-        };
-        for other in all[..i].iter().filter(same) {
-            let (other_host, other_ip) = (number(other, "hostPort"), other.str("hostIP"));
-            let how = if host == other_host && ip == other_ip {
-                "duplicate"
-            } else if host == 0 || other_host == 0 {
-                "overlapping"
-            } else if host == other_host && ip.is_empty() != other_ip.is_empty() {
-                "dangerously ambiguous"
-            } else {
-                continue;
-            };
-            found.push(format!("{}: {how} port definition with {}", port.path, other.path));
+        let before = alike.entry((container, at.str("protocol"))).or_default();
+        for other in before.iter() {
+            if found.len() >= WARNINGS_MAX {
+                return;
+            }
+            if let Some(how) = in_the_way(&port, other) {
+                found.push(format!("{}: {how} port definition with {}", port.path, other.path));
+            }
         }
+        before.push(port);
+    }
+}
+
+fn in_the_way(port: &Port<'_>, other: &Port<'_>) -> Option<&'static str> {
+    if port.host == other.host && port.ip == other.ip {
+        Some("duplicate")
+    } else if port.host == 0 || other.host == 0 {
+        Some("overlapping")
+    } else if port.host == other.host && port.ip.is_empty() != other.ip.is_empty() {
+        Some("dangerously ambiguous")
+    } else {
+        None
     }
 }
 
 /// Names of ports that containers which run together share.
 fn port_names(spec: &At<'_>, found: &mut Vec<String>) {
     let beside = spec.items("initContainers").into_iter().filter(|c| c.str("restartPolicy") == "Always");
-    let mut seen: Vec<(&str, Path)> = Vec::new();
+    let mut seen: BTreeMap<&str, Path> = BTreeMap::new();
     for port in beside.chain(spec.items("containers")).flat_map(|c| c.items("ports")) {
         let name = port.str("name");
         if name.is_empty() {
             continue;
         }
-        match seen.iter().find(|(n, _)| *n == name) {
-            Some((_, first)) => found.push(format!(
+        match seen.get(name) {
+            Some(first) => found.push(format!(
                 "{}: duplicate port name {} with {first}, services and probes that select ports by name will use {first}",
                 port.path,
                 quote(name)
             )),
-            None => seen.push((name, port.path)),
+            None => {
+                seen.insert(name, port.path);
+            }
         }
     }
 }
