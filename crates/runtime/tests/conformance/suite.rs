@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cri::{AttachOptions, Error, ExecOptions, TerminalSize, v1};
 use futures::StreamExt;
 use inotify::{Inotify, WatchMask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{BUSYBOX, World, container};
+use crate::world::{BUSYBOX, PATIENCE, World, container};
 
 type Running = Pin<Box<dyn Future<Output = World> + Send>>;
 
@@ -159,12 +159,18 @@ async fn a_sandbox_is_shared_and_named(world: &mut World) {
 
 async fn the_end_by_memory_is_told(world: &mut World) {
     let script = "dd if=/dev/zero of=/dev/null bs=200M count=1";
-    let (status, log) = world
+    let (mut status, log) = world
         .run_with("greedy", script, |config| {
             let resources = config.linux.as_mut().unwrap().resources.as_mut().unwrap();
             resources.memory_limit_in_bytes = 16 << 20;
         })
         .await;
+    // containerd may hear of the end before it hears of the reason, which it writes down without a word.
+    let deadline = Instant::now() + PATIENCE;
+    while world.embedded.is_none() && status.reason == "Error" && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        status = world.runtime.container_status(&status.id).await.unwrap();
+    }
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{log}");
 }
 
