@@ -1,7 +1,8 @@
 //! Debian's packages: which there are, what they need, what is in them.
 //!
 //! The package lists of the machine are the catalogue (`apt-cache`), its sources the store
-//! (`apt-get download`); nothing is installed.
+//! (`apt-get download`); nothing is installed, and what is installed does not count: it may come from a
+//! source the machine no longer has.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +12,20 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{place, process};
 
-/// One package at the version that would be installed.
+/// The sources do not have a version that the lists name: the lists are older than they.
+#[derive(Debug, thiserror::Error)]
+#[error("no {0} {1} to download")]
+pub struct Outdated(String, String);
+
+/// Fetches the package lists again.
+///
+/// # Errors
+/// `apt-get update` fails: no right to, or no way to the sources.
+pub fn update() -> Result<()> {
+    process::read(Command::new("apt-get").args(["-q", "update"])).map(drop)
+}
+
+/// One package at the newest version that the sources have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
     /// Its name.
@@ -74,7 +88,8 @@ impl Package {
                 .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
                 .arg(format!("{}={}", self.name, self.version))
                 .current_dir(work.path()),
-        )?;
+        )
+        .with_context(|| Outdated(self.name.clone(), self.version.clone()))?;
         let mut files = std::fs::read_dir(work.path())?;
         let file = files.next().with_context(|| format!("apt-get download {} left nothing", self.name))??;
         std::fs::rename(file.path(), &kept)?;
@@ -93,7 +108,8 @@ fn show(names: &[String]) -> Result<Vec<Package>> {
     };
     // apt-cache exits non-zero if one name is virtual, with the others printed all the same.
     let out = Command::new("apt-cache")
-        .args(["-o", &index("pkgcache")?, "-o", &index("srcpkgcache")?, "show", "--no-all-versions"])
+        .args(["-o", &index("pkgcache")?, "-o", &index("srcpkgcache")?])
+        .args(["-o", "Dir::State::status=/dev/null", "show", "--no-all-versions"])
         .args(names)
         .output()
         .context("couldn't start apt-cache")?;

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::debian::Package;
+use crate::debian::{self, Outdated, Package};
 use crate::image::{self, Config, Image, Layer};
 use crate::{place, process};
 
@@ -151,9 +151,25 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(ToOwned::to_owned).collect()
 }
 
-/// Makes an image unless the cache has it: the base layer, one with the packages and the libraries they
-/// need, changed by `finish`.
+/// Makes an image unless the cache has it. Where the package lists are older than what their sources
+/// hold, with new ones.
 fn make(name: &str, packages: &[&str], finish: impl Fn(&mut Layer), config: Config) -> Result<Image> {
+    match make_from_lists(name, packages, &finish, &config) {
+        Err(error) if error.is::<Outdated>() => {
+            debian::update().context(error)?;
+            make_from_lists(name, packages, &finish, &config)
+        }
+        made => made,
+    }
+}
+
+/// The base layer, one with the packages and the libraries they need, changed by `finish`.
+fn make_from_lists(
+    name: &str,
+    packages: &[&str],
+    finish: &impl Fn(&mut Layer),
+    config: &Config,
+) -> Result<Image> {
     let shell = Package::with_libraries(&["busybox-static"])?;
     let packages = if packages.is_empty() { Vec::new() } else { Package::with_libraries(packages)? };
     // `finish` is code: what it does to an empty layer stands for it in the key.
@@ -180,7 +196,7 @@ fn make(name: &str, packages: &[&str], finish: impl Fn(&mut Layer), config: Conf
         }
         layers.extend([layer, finished]);
     }
-    image::write(name, &layers, &config, &image.oci, &image.docker)?;
+    image::write(name, &layers, config, &image.oci, &image.docker)?;
     Ok(image)
 }
 
