@@ -6,7 +6,8 @@ use std::io;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Runs `child` in a new process, with no signal blocked, and ends that process with what it returns.
+/// Runs `child` in a new process, with no signal blocked or ignored, and ends that process with what it
+/// returns.
 pub fn in_child(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     // SAFETY: the process has a single thread, so no lock can be held by a thread that the copy lacks.
     match unsafe { fork() }? {
@@ -39,10 +40,30 @@ fn clone(flags: libc::c_int, child: impl FnOnce() -> i32) -> io::Result<Pid> {
 }
 
 fn end(child: impl FnOnce() -> i32) -> ! {
-    let code = match SigSet::empty().thread_set_mask() {
+    let code = match heed_signals() {
         Ok(()) => child(),
         Err(_) => 1,
     };
     // SAFETY: ends the process without running what the parent registered to run at its exit.
     unsafe { libc::_exit(code) }
+}
+
+/// Gives every signal its default action and blocks none: a program keeps what its starter ignores, be it
+/// SIGPIPE, as Rust's programs do, or SIGHUP, where the server was started by `nohup`.
+fn heed_signals() -> io::Result<()> {
+    // The kernel's own shape of an action: handler (0 is the default one), flags, restorer, mask. libc's
+    // refuses the two signals that it keeps for itself.
+    let default = [0_u64; 4];
+    for signal in 1..=libc::SIGRTMAX() {
+        if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
+            continue;
+        }
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the kernel reads the action, writes nothing, and no handler is left to be called.
+        let set = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(SigSet::empty().thread_set_mask()?)
 }

@@ -68,8 +68,9 @@ impl Containerd {
         std::fs::write(&config, configuration(dir)).unwrap();
         // The socket is there with the first, the CRI service with the second.
         let ready = ["containerd successfully booted", "Start streaming server"];
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(&config);
+        // Its containers ignore what it was started with ignored.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", "containerd", "--config"]).arg(&config);
         let starting = move || Peer::start(&mut command, &ready).unwrap();
         let peer = tokio::task::spawn_blocking(starting).await.unwrap();
         let socket = dir.join("containerd.sock");

@@ -36,6 +36,7 @@ macro_rules! cases {
 pub const CASES: &[Case] = crate::cases![
     a_container_runs_to_its_end_and_its_log_tells,
     a_container_is_who_and_what_it_was_told,
+    no_signal_is_ignored,
     rights_are_the_default_ones_and_change,
     the_default_seccomp_profile_holds_for_exec_too,
     a_sandbox_is_shared_and_named,
@@ -104,6 +105,18 @@ async fn a_container_is_who_and_what_it_was_told(world: &mut World) {
     assert_eq!(&lines[..2], ["33", "34"]);
     let rest = ["/tmp", "yes own", "from the host", "read-only volume", "read-only root"];
     assert_eq!(&lines[3..], rest);
+}
+
+async fn no_signal_is_ignored(world: &mut World) {
+    let ask = "grep SigIgn /proc/self/status";
+    let (_, log) = world.run_with("signals", ask, |_| ()).await;
+    let (_, container) = world.start("running", "sleep 1000").await;
+    let (_, output) = world.exec(&container, ask).await;
+    for text in [log, output] {
+        let mask = text.trim().rsplit('\t').next().and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        // Those from 32 on have no meaning of their own; busybox's shell itself ignores SIGQUIT.
+        assert_eq!(mask.map(|mask| mask & 0x7fff_fffb), Some(0), "{text}");
+    }
 }
 
 async fn rights_are_the_default_ones_and_change(world: &mut World) {
