@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{field, names};
 
 /// One condition of a label selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Requirement {
     In(String, Vec<String>),
     NotIn(String, Vec<String>),
@@ -19,7 +19,7 @@ pub enum Requirement {
 }
 
 /// A conjunction of requirements; the empty one matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Labels(pub Vec<Requirement>);
 
 impl Labels {

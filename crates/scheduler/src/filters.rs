@@ -1,6 +1,6 @@
 //! What rules a node out, looked at by itself.
 
-use client::placement::{selected, tolerates};
+use client::placement::tolerates;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::{NodeInfo, PodInfo};
@@ -87,13 +87,4 @@ fn fits(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         ask(name, *amount, of(used), of(all));
     }
     if rejection.reasons.is_empty() { Ok(()) } else { Err(rejection) }
-}
-
-/// Whether a node is one the pod's preferences of a plugin count.
-pub(crate) fn label<'a>(node: &'a NodeInfo, key: &str) -> Option<&'a str> {
-    node.labels.get(key).map(String::as_str)
-}
-
-pub(crate) fn pod_selected(selector: &api::selector::Labels, pod: &PodInfo) -> bool {
-    selected(selector, &pod.labels)
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use api::selector::{Labels, Requirement};
 use client::ObjectKey;
 use client::placement::{NodeTerm, selected};
-use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    Pod, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
+};
 
 use crate::claims::Mounted;
 use crate::resources::{Resources, pod_request};
 
 /// Pods near which, or away from which, a pod wants to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AffinityTerm {
     selector: Option<Labels>,
     namespaces: Vec<String>,
@@ -46,12 +48,12 @@ impl AffinityTerm {
         }
     }
 
-    /// Whether a pod is meant, given the labels of its namespace.
-    pub fn matches(&self, pod: &PodInfo, namespace: Option<&BTreeMap<String, String>>) -> bool {
+    /// Whether pods are meant, given the labels of their namespace.
+    pub fn matches(&self, pods: &Signature, namespace: Option<&BTreeMap<String, String>>) -> bool {
         let none = BTreeMap::new();
-        let there = self.namespaces.contains(&pod.key.namespace)
+        let there = self.namespaces.contains(&pods.namespace)
             || self.namespace_selector.as_ref().is_some_and(|s| selected(s, namespace.unwrap_or(&none)));
-        there && self.selector.as_ref().is_some_and(|selector| selected(selector, &pod.labels))
+        there && self.selector.as_ref().is_some_and(|selector| selected(selector, &pods.labels))
     }
 }
 
@@ -90,10 +92,34 @@ impl Spread {
             honor_affinity: from.node_affinity_policy.as_deref() != Some("Ignore"),
         }
     }
+
+    /// Whether the selector selects pods.
+    pub fn selects(&self, pods: &Signature) -> bool {
+        selected(&self.selector, &pods.labels)
+    }
+
+    /// Whether pods that are there count for one that has this constraint.
+    pub fn means(&self, pod: &PodInfo, pods: &Signature) -> bool {
+        pods.namespace == pod.key.namespace && !pods.leaving && self.selects(pods)
+    }
 }
 
 /// A port of the host: protocol, address and number.
 pub type HostPort = (String, String, i32);
+
+/// What other pods are placed by: pods of the same signature, such as those of one `ReplicaSet`, are all
+/// one to them.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Signature {
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    /// The uid of the controller.
+    pub owner: Option<String>,
+    /// Asked to end.
+    pub leaving: bool,
+    /// Pods that they will not have near.
+    pub anti_affinity: Vec<AffinityTerm>,
+}
 
 /// What the scheduler knows of a pod.
 #[derive(Debug)]
@@ -101,7 +127,7 @@ pub struct PodInfo {
     pub pod: Arc<Pod>,
     pub key: ObjectKey,
     pub uid: String,
-    pub labels: BTreeMap<String, String>,
+    pub signature: Arc<Signature>,
     pub priority: i32,
     pub request: Resources,
     /// The request as nodes are compared by it: never nothing.
@@ -113,7 +139,6 @@ pub struct PodInfo {
     pub tolerations: Vec<Toleration>,
     pub ports: Vec<HostPort>,
     pub affinity: Vec<AffinityTerm>,
-    pub anti_affinity: Vec<AffinityTerm>,
     /// Preferences, those to be away from with a negative weight.
     pub preferred: Vec<(i64, AffinityTerm)>,
     pub spread: Vec<Spread>,
@@ -123,41 +148,54 @@ pub struct PodInfo {
 
 impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let labels = pod.metadata.labels.clone().unwrap_or_default();
-        let affinity = spec.affinity.clone().unwrap_or_default();
-        let node = affinity.node_affinity.unwrap_or_default();
-        let near = affinity.pod_affinity.unwrap_or_default();
-        let away = affinity.pod_anti_affinity.unwrap_or_default();
+        let absent = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&absent);
+        let affinity = spec.affinity.as_ref();
+        let node = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+        let near = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
+        let away = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
         let terms = |list: Option<&Vec<PodAffinityTerm>>| -> Vec<AffinityTerm> {
             list.into_iter().flatten().map(|term| AffinityTerm::of(term, &pod)).collect()
         };
-        let mut preferred = Vec::new();
-        for (sign, list) in [
-            (1, &near.preferred_during_scheduling_ignored_during_execution),
-            (-1, &away.preferred_during_scheduling_ignored_during_execution),
-        ] {
-            let weighted = list.iter().flatten();
-            preferred.extend(
-                weighted.map(|w| (sign * i64::from(w.weight), AffinityTerm::of(&w.pod_affinity_term, &pod))),
-            );
-        }
-        let required = node.required_during_scheduling_ignored_during_execution;
-        let node_preferred = node.preferred_during_scheduling_ignored_during_execution.into_iter().flatten();
+        let wishes = |sign: i64, list: Option<&Vec<WeightedPodAffinityTerm>>| -> Vec<(i64, AffinityTerm)> {
+            let wish = |wish: &WeightedPodAffinityTerm| {
+                (sign * i64::from(wish.weight), AffinityTerm::of(&wish.pod_affinity_term, &pod))
+            };
+            list.into_iter().flatten().map(wish).collect()
+        };
+        let mut preferred = wishes(
+            1,
+            near.and_then(|near| near.preferred_during_scheduling_ignored_during_execution.as_ref()),
+        );
+        preferred.extend(wishes(
+            -1,
+            away.and_then(|away| away.preferred_during_scheduling_ignored_during_execution.as_ref()),
+        ));
+        let required =
+            node.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+        let node_preferred =
+            node.and_then(|node| node.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let key = ObjectKey::of(&*pod);
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let mut owners = pod.metadata.owner_references.iter().flatten();
         Self {
-            key: ObjectKey::of(&*pod),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or_default(),
-            request: pod_request(&spec, false),
-            counted: pod_request(&spec, true),
+            request: pod_request(spec, false),
+            counted: pod_request(spec, true),
             node_name: spec.node_name.clone().filter(|name| !name.is_empty()),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             node_required: required.map(|r| r.node_selector_terms.iter().map(NodeTerm::of).collect()),
-            node_preferred: node_preferred.map(|p| (p.weight.into(), NodeTerm::of(&p.preference))).collect(),
+            node_preferred: node_preferred
+                .into_iter()
+                .flatten()
+                .map(|p| (p.weight.into(), NodeTerm::of(&p.preference)))
+                .collect(),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
-            ports: host_ports(&spec),
-            affinity: terms(near.required_during_scheduling_ignored_during_execution.as_ref()),
-            anti_affinity: terms(away.required_during_scheduling_ignored_during_execution.as_ref()),
+            ports: host_ports(spec),
+            affinity: terms(
+                near.and_then(|near| near.required_during_scheduling_ignored_during_execution.as_ref()),
+            ),
             preferred,
             spread: spec
                 .topology_spread_constraints
@@ -165,16 +203,25 @@ impl PodInfo {
                 .flatten()
                 .map(|s| Spread::of(s, &labels))
                 .collect(),
-            claims: claims(&pod, &spec),
+            claims: claims(&pod, spec),
             images: spec.containers.iter().filter_map(|container| container.image.clone()).collect(),
-            labels,
+            signature: Arc::new(Signature {
+                namespace: key.namespace.clone(),
+                labels,
+                owner: owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()),
+                leaving: pod.metadata.deletion_timestamp.is_some(),
+                anti_affinity: terms(
+                    away.and_then(|away| away.required_during_scheduling_ignored_during_execution.as_ref()),
+                ),
+            }),
+            key,
             pod,
         }
     }
 }
 
 /// The claims that a pod mounts: those it names, and those made for it.
-fn claims(pod: &Pod, spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<Mounted> {
+fn claims(pod: &Pod, spec: &PodSpec) -> Vec<Mounted> {
     let own = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = spec.volumes.iter().flatten();
     let mounted = volumes.filter_map(|volume| match &volume.persistent_volume_claim {
@@ -187,7 +234,7 @@ fn claims(pod: &Pod, spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<Mounted>
     mounted.collect()
 }
 
-fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());

@@ -46,7 +46,7 @@ impl Budget {
     fn covers(&self, pod: &PodInfo) -> bool {
         let selector = self.selector.as_ref().filter(|selector| !selector.is_empty());
         self.namespace == pod.key.namespace
-            && selector.is_some_and(|selector| selected(selector, &pod.labels))
+            && selector.is_some_and(|selector| selected(selector, &pod.signature.labels))
             && !self.disrupted.contains(&pod.key.name)
     }
 }

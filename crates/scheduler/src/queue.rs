@@ -95,7 +95,8 @@ impl Queue {
         let gated = is_gated(&pod);
         if let Some(entry) = self.entries.get_mut(&key) {
             let same = entry.pod.uid == pod.uid;
-            let spec_changed = entry.pod.pod.spec != pod.pod.spec || entry.pod.labels != pod.labels;
+            let spec_changed =
+                entry.pod.pod.spec != pod.pod.spec || entry.pod.signature.labels != pod.signature.labels;
             if same {
                 entry.pod = pod;
                 let waits = matches!(entry.state, State::Unschedulable { .. } | State::Gated);

@@ -1,9 +1,7 @@
 //! Which of the nodes that are left is best: each plugin gives 0 to 100, weighted as upstream does.
 
-use std::collections::HashMap;
-
-use crate::filters::{label, tolerated};
-use crate::topology::{self, Counts};
+use crate::filters::tolerated;
+use crate::topology::{self, Counts, Meant};
 use crate::{NodeInfo, PodInfo, Snapshot};
 
 const MOST: i64 = 100;
@@ -33,7 +31,7 @@ pub fn score(snapshot: &Snapshot, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64
     if !pod.preferred.is_empty() {
         add(2, neighbours(snapshot, pod, nodes));
     }
-    add(2, spread(pod, nodes));
+    add(2, spread(snapshot, pod, nodes));
     if nodes.iter().any(|node| !node.images.is_empty()) {
         add(1, images(snapshot, pod, nodes));
     }
@@ -81,58 +79,45 @@ fn stretched(scores: Vec<i64>) -> Vec<i64> {
 
 /// Preferred inter-pod affinity of the pod itself.
 fn neighbours(snapshot: &Snapshot, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
-    let counted = pod.preferred.iter().map(|(weight, term)| (*weight, term, topology::count(snapshot, term)));
-    let counted: Vec<(i64, _, Counts)> = counted.collect();
-    let of = |node: &&NodeInfo| {
-        let terms = counted.iter().filter_map(|(weight, term, counts)| {
-            Some(weight * counts.get(label(node, &term.topology_key)?).copied().unwrap_or_default())
-        });
-        terms.sum()
-    };
+    let counted = pod.preferred.iter().map(|(weight, term)| (*weight, topology::count(snapshot, term)));
+    let counted: Vec<(i64, Counts)> = counted.collect();
+    let of = |node: &&NodeInfo| counted.iter().map(|(weight, counts)| weight * counts.at(node)).sum();
     stretched(nodes.iter().map(of).collect())
 }
 
 /// Few pods of its kind: by the constraints that are wishes, or, without any, pods of the same
 /// controller by node and by zone.
-fn spread(pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
+fn spread(snapshot: &Snapshot, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
+    let mut sums = vec![0; nodes.len()];
     let wishes: Vec<_> = pod.spread.iter().filter(|constraint| !constraint.required).collect();
     if !wishes.is_empty() {
-        let mut sums = vec![0; nodes.len()];
         for constraint in wishes {
-            let here = nodes.iter().map(|node| topology::spread_here(node, pod, constraint)).collect();
-            add_by(&mut sums, nodes, here, &constraint.topology_key, constraint.max_skew - 1);
+            let mut meant = Meant::new(snapshot, |signature| constraint.means(pod, signature));
+            let here: Vec<i64> = nodes.iter().map(|node| meant.on(node)).collect();
+            add_by(&mut sums, snapshot, nodes, &here, &constraint.topology_key, constraint.max_skew - 1);
         }
-        return stretched(sums).into_iter().map(|score| MOST - score).collect();
+    } else if let Some(owner) = pod.signature.owner.as_deref().filter(|_| pod.spread.is_empty()) {
+        let mut meant = Meant::new(snapshot, |signature| signature.owner.as_deref() == Some(owner));
+        let here: Vec<i64> = nodes.iter().map(|node| meant.on(node)).collect();
+        add_by(&mut sums, snapshot, nodes, &here, "kubernetes.io/hostname", 2);
+        add_by(&mut sums, snapshot, nodes, &here, "topology.kubernetes.io/zone", 4);
+    } else {
+        return sums;
     }
-    let Some(owner) = owner(pod).filter(|_| pod.spread.is_empty()) else { return vec![0; nodes.len()] };
-    let same = |node: &&NodeInfo| {
-        node.pods.iter().filter(|other| crate::scores::owner(other) == Some(owner)).count() as i64
-    };
-    let here: Vec<i64> = nodes.iter().map(same).collect();
-    let mut sums = vec![0; nodes.len()];
-    add_by(&mut sums, nodes, here.clone(), "kubernetes.io/hostname", 2);
-    add_by(&mut sums, nodes, here, "topology.kubernetes.io/zone", 4);
     stretched(sums).into_iter().map(|score| MOST - score).collect()
-}
-
-fn owner(pod: &PodInfo) -> Option<&str> {
-    let owners = pod.pod.metadata.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
 /// Adds to each node how many there are in its domain, weighted by the logarithm of the number of
 /// domains as upstream does (in hundredths).
-fn add_by(sums: &mut [i64], nodes: &[&NodeInfo], here: Vec<i64>, key: &str, slack: i64) {
-    let mut domains: HashMap<&str, i64> = HashMap::new();
+fn add_by(sums: &mut [i64], snapshot: &Snapshot, nodes: &[&NodeInfo], here: &[i64], key: &str, slack: i64) {
+    let mut counts = Counts::new(snapshot, key);
     for (node, count) in nodes.iter().zip(here) {
-        if let Some(value) = label(node, key) {
-            *domains.entry(value).or_default() += count;
-        }
+        counts.add(node, *count);
     }
-    let weight = ((domains.len() + 2) as f64).ln();
+    let weight = ((counts.domains() + 2) as f64).ln();
     for (sum, node) in sums.iter_mut().zip(nodes) {
-        if let Some(count) = label(node, key).and_then(|value| domains.get(value)) {
-            *sum += ((*count as f64 * weight + slack as f64) * 100.0) as i64;
+        if let Some(count) = counts.get(node) {
+            *sum += ((count as f64 * weight + slack as f64) * 100.0) as i64;
         }
     }
 }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use api::Quantity;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::PodInfo;
+use crate::numbers::{Numbers, Place, Places, Tally};
 use crate::pod::HostPort;
 use crate::resources::Resources;
+use crate::{PodInfo, Signature};
 
 /// One node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
     pub labels: BTreeMap<String, String>,
+    /// The labels by number.
+    places: Vec<Place>,
     pub taints: Vec<Taint>,
     pub unschedulable: bool,
     pub allocatable: Resources,
@@ -23,8 +26,8 @@ pub struct NodeInfo {
     pub requested: Resources,
     pub counted: Resources,
     pub pods: Vec<Arc<PodInfo>>,
-    /// How many of them want to be away from others.
-    pub with_anti_affinity: usize,
+    /// How many of them are of each signature, by its number in the snapshot.
+    pub(crate) signatures: Tally,
     pub ports: Vec<HostPort>,
     /// Sizes of the images it has, by name.
     pub images: HashMap<String, i64>,
@@ -56,22 +59,26 @@ impl NodeInfo {
     pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.request);
         self.counted.add(&pod.counted);
-        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
         self.ports.extend(pod.ports.iter().cloned());
         self.pods.push(pod);
     }
 
-    pub(crate) fn remove(&mut self, uid: &str) {
-        let Some(at) = self.pods.iter().position(|pod| pod.uid == uid) else { return };
+    pub(crate) fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let at = self.pods.iter().position(|pod| pod.uid == uid)?;
         let pod = self.pods.swap_remove(at);
         self.requested.subtract(&pod.request);
         self.counted.subtract(&pod.counted);
-        self.with_anti_affinity -= usize::from(!pod.anti_affinity.is_empty());
         for port in &pod.ports {
             if let Some(at) = self.ports.iter().position(|other| other == port) {
                 self.ports.swap_remove(at);
             }
         }
+        Some(pod)
+    }
+
+    /// The number of the node's value of a label.
+    pub(crate) fn place(&self, key: u32) -> Option<u32> {
+        self.places.iter().find(|(other, _)| *other == key).map(|(_, value)| *value)
     }
 }
 
@@ -82,8 +89,10 @@ pub struct Snapshot {
     by_name: HashMap<String, usize>,
     /// The node of each pod, by uid.
     pods: HashMap<String, String>,
-    /// How many pods want to be away from others, on all nodes.
-    with_anti_affinity: usize,
+    /// The labels of the nodes.
+    pub(crate) places: Places,
+    /// The signatures of the pods on them.
+    pub(crate) signatures: Numbers<Signature>,
     /// Pods that room was made for, by uid, and the node where.
     nominated: HashMap<String, (Arc<PodInfo>, String)>,
     /// Labels of the namespaces.
@@ -102,7 +111,12 @@ impl Snapshot {
     /// Adds a node or takes up its new state.
     pub fn set_node(&mut self, node: &Node) {
         let name = node.metadata.name.clone().unwrap_or_default();
-        self.entry(&name).set(node);
+        let at = self.entry(&name);
+        let info = &mut self.nodes[at];
+        info.set(node);
+        // In before out: what stays keeps its number.
+        let places = self.places.enter(&info.labels);
+        self.places.leave(&std::mem::replace(&mut info.places, places));
     }
 
     /// Forgets a node. Pods still on it keep their place, in case it comes back.
@@ -119,17 +133,22 @@ impl Snapshot {
         self.remove_pod(&pod.uid);
         self.nominated.remove(&pod.uid);
         self.pods.insert(pod.uid.clone(), node.to_owned());
-        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
-        self.entry(node).add(pod);
+        let signature = self.signatures.take(&pod.signature, || pod.signature.clone());
+        let at = self.entry(node);
+        self.nodes[at].signatures.add(signature);
+        self.nodes[at].add(pod);
     }
 
     /// Takes a pod away; whether it was there.
     pub fn remove_pod(&mut self, uid: &str) -> bool {
         let Some(node) = self.pods.remove(uid) else { return false };
         if let Some(at) = self.by_name.get(&node).copied() {
-            let before = self.nodes[at].with_anti_affinity;
-            self.nodes[at].remove(uid);
-            self.with_anti_affinity -= before - self.nodes[at].with_anti_affinity;
+            let node = &mut self.nodes[at];
+            let gone = node.remove(uid);
+            if let Some(signature) = gone.and_then(|pod| self.signatures.get(&pod.signature)) {
+                node.signatures.remove(signature);
+                self.signatures.release(signature);
+            }
             self.drop_if_empty(at);
         }
         true
@@ -141,11 +160,6 @@ impl Snapshot {
             Some(node) => drop(self.nominated.insert(pod.uid.clone(), (pod.clone(), node.to_owned()))),
             None => drop(self.nominated.remove(&pod.uid)),
         }
-    }
-
-    /// Whether any pod wants to be away from others.
-    pub fn has_anti_affinity(&self) -> bool {
-        self.with_anti_affinity > 0
     }
 
     /// Forgets that room was made for a pod.
@@ -183,13 +197,14 @@ impl Snapshot {
         !self.nominated.is_empty()
     }
 
-    fn entry(&mut self, name: &str) -> &mut NodeInfo {
+    /// The place of a node of this name, which is added if there is none.
+    fn entry(&mut self, name: &str) -> usize {
         let next = self.nodes.len();
         let at = *self.by_name.entry(name.to_owned()).or_insert(next);
         if at == next {
             self.nodes.push(NodeInfo { name: name.to_owned(), ..NodeInfo::default() });
         }
-        &mut self.nodes[at]
+        at
     }
 
     fn drop_if_empty(&mut self, at: usize) {
@@ -197,6 +212,7 @@ impl Snapshot {
             return;
         }
         let gone = self.nodes.swap_remove(at);
+        self.places.leave(&gone.places);
         self.by_name.remove(&gone.name);
         if let Some(moved) = self.nodes.get(at) {
             self.by_name.insert(moved.name.clone(), at);
@@ -210,5 +226,91 @@ impl Snapshot {
 
     pub(crate) fn is_known(node: &NodeInfo) -> bool {
         node.known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(uid: u8, app: u8) -> Arc<PodInfo> {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": uid.to_string(),
+            "labels": {"app": app.to_string()}}, "spec": {"containers": []}});
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
+    }
+
+    fn node(name: u8, zone: u8) -> Node {
+        let (name, zone) = (name.to_string(), zone.to_string());
+        serde_json::from_value(json!({"metadata": {"name": name, "labels": {"host": name, "zone": zone}}}))
+            .unwrap()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Node(u8, u8),
+        NodeGone(u8),
+        Pod(u8, u8, u8),
+        PodGone(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..4u8, 0..3u8).prop_map(|(name, zone)| Step::Node(name, zone)),
+            (0..4u8).prop_map(Step::NodeGone),
+            (0..9u8, 0..3u8, 0..4u8).prop_map(|(uid, app, node)| Step::Pod(uid, app, node)),
+            (0..9u8).prop_map(Step::PodGone),
+        ]
+    }
+
+    /// What is kept by number must say what the nodes and pods themselves say.
+    fn check(snapshot: &Snapshot) {
+        let mut pods = 0;
+        for (at, node) in snapshot.nodes.iter().enumerate() {
+            assert_eq!(snapshot.by_name[&node.name], at);
+            for (key, value) in &node.labels {
+                let number = snapshot.places.key(key).and_then(|key| node.place(key));
+                let others = snapshot.nodes.iter().filter(|other| other.labels.get(key) == Some(value));
+                for other in others {
+                    assert_eq!(snapshot.places.key(key).and_then(|key| other.place(key)), number);
+                }
+                assert!(number.is_some());
+            }
+            let mut counts: HashMap<&Signature, i64> = HashMap::new();
+            for (number, count) in node.signatures.iter() {
+                counts.insert(snapshot.signatures.value(number).expect("a number in use"), count);
+            }
+            let mut expected: HashMap<&Signature, i64> = HashMap::new();
+            node.pods.iter().for_each(|pod| *expected.entry(&pod.signature).or_default() += 1);
+            assert_eq!(counts, expected);
+            pods += node.pods.len();
+        }
+        assert_eq!(snapshot.pods.len(), pods);
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_follow_nodes_and_pods(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut snapshot = Snapshot::default();
+            for step in steps {
+                match step {
+                    Step::Node(name, zone) => snapshot.set_node(&node(name, zone)),
+                    Step::NodeGone(name) => snapshot.remove_node(&name.to_string()),
+                    Step::Pod(uid, app, node) => snapshot.set_pod(pod(uid, app), &node.to_string()),
+                    Step::PodGone(uid) => {
+                        snapshot.remove_pod(&uid.to_string());
+                    }
+                }
+                check(&snapshot);
+            }
+            for uid in 0..9u8 {
+                snapshot.remove_pod(&uid.to_string());
+            }
+            (0..4u8).for_each(|name| snapshot.remove_node(&name.to_string()));
+            assert_eq!((snapshot.nodes.len(), snapshot.signatures.iter().count()), (0, 0));
+            assert_eq!((snapshot.places.key("host"), snapshot.places.key("zone")), (None, None));
+        }
     }
 }

@@ -1,68 +1,141 @@
 //! What rules a node out because of where other pods are: inter-pod affinity and topology spread.
 //! Both count pods by the value of a node label, once for each pod to be placed.
 
-use std::collections::HashMap;
-
-use crate::filters::{self, Rejection, label, pod_selected};
+use crate::filters::{self, Rejection};
 use crate::pod::{AffinityTerm, Spread};
-use crate::{NodeInfo, PodInfo, Snapshot};
+use crate::{NodeInfo, PodInfo, Signature, Snapshot};
 
-/// Pods by topology value, for one term or constraint.
-pub(crate) type Counts = HashMap<String, i64>;
+/// Pods by the value that their nodes have of one label. A value is there once it was counted, if with
+/// zero.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts {
+    /// `None`: no node has the label.
+    key: Option<u32>,
+    /// By number of the value.
+    values: Vec<i64>,
+    domains: usize,
+    sum: i64,
+}
+
+const ABSENT: i64 = -1;
+
+impl Counts {
+    pub fn new(snapshot: &Snapshot, key: &str) -> Self {
+        let key = snapshot.places.key(key);
+        let values = key.map_or(0, |key| snapshot.places.bound(key));
+        Self { key, values: vec![ABSENT; values], domains: 0, sum: 0 }
+    }
+
+    fn place(&self, node: &NodeInfo) -> Option<usize> {
+        node.place(self.key?).map(|value| value as usize)
+    }
+
+    /// Counts at the value of a node, if it has the label.
+    pub fn add(&mut self, node: &NodeInfo, by: i64) {
+        let Some(place) = self.place(node) else { return };
+        let count = &mut self.values[place];
+        if *count == ABSENT {
+            *count = 0;
+            self.domains += 1;
+        }
+        *count += by;
+        self.sum += by;
+    }
+
+    /// What was counted at the value of a node; `None` without the label or where nothing was counted.
+    pub fn get(&self, node: &NodeInfo) -> Option<i64> {
+        Some(self.values[self.place(node)?]).filter(|count| *count != ABSENT)
+    }
+
+    /// How many there are at the value of a node.
+    pub fn at(&self, node: &NodeInfo) -> i64 {
+        self.get(node).unwrap_or_default()
+    }
+
+    /// How many values are there.
+    pub fn domains(&self) -> usize {
+        self.domains
+    }
+
+    fn least(&self) -> i64 {
+        self.values.iter().copied().filter(|count| *count != ABSENT).min().unwrap_or_default()
+    }
+}
+
+/// Which pods something means: asked once for each signature.
+pub(crate) struct Meant<'a, F> {
+    snapshot: &'a Snapshot,
+    ask: F,
+    known: Vec<Option<bool>>,
+}
+
+impl<'a, F: Fn(&Signature) -> bool> Meant<'a, F> {
+    pub fn new(snapshot: &'a Snapshot, ask: F) -> Self {
+        Self { snapshot, ask, known: vec![None; snapshot.signatures.bound()] }
+    }
+
+    /// How many of the pods on a node are meant.
+    pub fn on(&mut self, node: &NodeInfo) -> i64 {
+        let mut sum = 0;
+        for (number, count) in node.signatures.iter() {
+            let ask = || self.snapshot.signatures.value(number).is_some_and(&self.ask);
+            if *self.known[number as usize].get_or_insert_with(ask) {
+                sum += count;
+            }
+        }
+        sum
+    }
+}
 
 /// What was counted for one pod.
 #[derive(Clone)]
 pub struct State {
     near: Vec<Counts>,
     away: Vec<Counts>,
-    /// Places that pods which are there want to be alone in: topology key and value.
-    guarded: HashMap<String, Counts>,
+    /// Places that pods which are there want to be alone in, by label.
+    guarded: Vec<Counts>,
     /// Nobody matches the affinity terms yet, and the pod itself does.
     first_of_its_kind: bool,
+    /// With the least at any value.
     spread: Vec<(Counts, i64)>,
 }
 
 impl State {
     pub fn new(snapshot: &Snapshot, pod: &PodInfo) -> Self {
-        let near: Vec<Counts> = pod.affinity.iter().map(|term| count(snapshot, term)).collect();
-        let away = pod.anti_affinity.iter().map(|term| count(snapshot, term)).collect();
-        let own = snapshot.namespaces.get(&pod.key.namespace);
-        let first_of_its_kind =
-            near.iter().all(HashMap::is_empty) && pod.affinity.iter().all(|term| term.matches(pod, own));
+        let near = pod.affinity.iter().map(|term| count(snapshot, term)).collect();
+        let away = pod.signature.anti_affinity.iter().map(|term| count(snapshot, term)).collect();
         let spread = pod.spread.iter().filter(|spread| spread.required);
         let spread = spread.map(|constraint| spread_counts(snapshot, pod, constraint)).collect();
-        Self { near, away, guarded: guarded(snapshot, pod), first_of_its_kind, spread }
+        let guarded = guarded(snapshot, &pod.signature);
+        let mut state = Self { near, away, guarded, first_of_its_kind: false, spread };
+        state.first_of_its_kind = state.is_first(snapshot, pod);
+        state
+    }
+
+    fn is_first(&self, snapshot: &Snapshot, pod: &PodInfo) -> bool {
+        self.near.iter().all(|counts| counts.sum == 0)
+            && pod.affinity.iter().all(|term| means(snapshot, term, &pod.signature))
     }
 
     /// Counts a pod that came to a node (1) or left it (-1).
     pub fn count(&mut self, snapshot: &Snapshot, pod: &PodInfo, node: &NodeInfo, other: &PodInfo, by: i64) {
-        let namespace = |key: &client::ObjectKey| snapshot.namespaces.get(&key.namespace);
-        let there = |key: &str| label(node, key).map(str::to_owned);
         let near = pod.affinity.iter().zip(&mut self.near);
-        for (term, counts) in near.chain(pod.anti_affinity.iter().zip(&mut self.away)) {
-            if term.matches(other, namespace(&other.key)) {
-                add(counts, there(&term.topology_key), by);
+        for (term, counts) in near.chain(pod.signature.anti_affinity.iter().zip(&mut self.away)) {
+            if means(snapshot, term, &other.signature) {
+                counts.add(node, by);
             }
         }
-        for term in &other.anti_affinity {
-            if term.matches(pod, namespace(&pod.key)) {
-                add(
-                    self.guarded.entry(term.topology_key.clone()).or_default(),
-                    there(&term.topology_key),
-                    by,
-                );
+        for term in &other.signature.anti_affinity {
+            if means(snapshot, term, &pod.signature) {
+                let at = by_label(&mut self.guarded, snapshot, &term.topology_key);
+                self.guarded[at].add(node, by);
             }
         }
-        self.first_of_its_kind = self.near.iter().all(HashMap::is_empty)
-            && pod.affinity.iter().all(|term| term.matches(pod, namespace(&pod.key)));
+        self.first_of_its_kind = self.is_first(snapshot, pod);
         let required = pod.spread.iter().filter(|spread| spread.required);
         for (constraint, (counts, least)) in required.zip(&mut self.spread) {
-            let Some(count) = label(node, &constraint.topology_key).and_then(|value| counts.get_mut(value))
-            else {
-                continue;
-            };
-            if is_spread(constraint, pod, other) {
-                *count += by;
+            if counts.get(node).is_some() && constraint.means(pod, &other.signature) {
+                counts.add(node, by);
                 *least = least_of(constraint, counts);
             }
         }
@@ -71,27 +144,21 @@ impl State {
     /// Whether a node may be taken.
     pub fn check(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         self.check_spread(pod, node)?;
-        self.check_affinity(pod, node)
+        self.check_affinity(node)
     }
 
-    fn check_affinity(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    fn check_affinity(&self, node: &NodeInfo) -> Result<(), Rejection> {
         let off = |reason, resolvable| Err(Rejection::new("InterPodAffinity", reason, resolvable));
-        for (term, counts) in pod.affinity.iter().zip(&self.near) {
-            let there = label(node, &term.topology_key);
-            let met = there.is_some_and(|value| counts.contains_key(value) || self.first_of_its_kind);
-            if !met {
+        for counts in &self.near {
+            if counts.place(node).is_none() || counts.at(node) == 0 && !self.first_of_its_kind {
                 return off("node(s) didn't match pod affinity rules", false);
             }
         }
-        for (term, counts) in pod.anti_affinity.iter().zip(&self.away) {
-            if label(node, &term.topology_key).is_some_and(|value| counts.contains_key(value)) {
-                return off("node(s) didn't match pod anti-affinity rules", true);
-            }
+        if self.away.iter().any(|counts| counts.at(node) > 0) {
+            return off("node(s) didn't match pod anti-affinity rules", true);
         }
-        for (key, counts) in &self.guarded {
-            if label(node, key).is_some_and(|value| counts.contains_key(value)) {
-                return off("node(s) didn't satisfy existing pods anti-affinity rules", true);
-            }
+        if self.guarded.iter().any(|counts| counts.at(node) > 0) {
+            return off("node(s) didn't satisfy existing pods anti-affinity rules", true);
         }
         Ok(())
     }
@@ -99,13 +166,12 @@ impl State {
     fn check_spread(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         let required = pod.spread.iter().filter(|spread| spread.required);
         for (constraint, (counts, least)) in required.zip(&self.spread) {
-            let Some(value) = label(node, &constraint.topology_key) else {
+            if counts.place(node).is_none() {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Err(Rejection::new("PodTopologySpread", reason, false));
-            };
-            let own = i64::from(pod_selected(&constraint.selector, pod));
-            let there = counts.get(value).copied().unwrap_or_default();
-            if there + own - least > constraint.max_skew {
+            }
+            let own = i64::from(constraint.selects(&pod.signature));
+            if counts.at(node) + own - least > constraint.max_skew {
                 let reason = "node(s) didn't match pod topology spread constraints";
                 return Err(Rejection::new("PodTopologySpread", reason, true));
             }
@@ -114,87 +180,75 @@ impl State {
     }
 }
 
+/// Whether a term means pods.
+fn means(snapshot: &Snapshot, term: &AffinityTerm, pods: &Signature) -> bool {
+    term.matches(pods, snapshot.namespaces.get(&pods.namespace))
+}
+
 /// Pods a term means, by the topology value of their node.
 pub(crate) fn count(snapshot: &Snapshot, term: &AffinityTerm) -> Counts {
-    let mut counts = Counts::new();
+    let mut counts = Counts::new(snapshot, &term.topology_key);
+    let mut meant = Meant::new(snapshot, |signature| means(snapshot, term, signature));
     for node in snapshot.known() {
-        let Some(value) = label(node, &term.topology_key) else { continue };
-        let meant = node
-            .pods
-            .iter()
-            .filter(|other| term.matches(other, snapshot.namespaces.get(&other.key.namespace)));
-        let meant = meant.count() as i64;
-        if meant > 0 {
-            *counts.entry(value.to_owned()).or_default() += meant;
+        let here = meant.on(node);
+        if here > 0 {
+            counts.add(node, here);
         }
     }
     counts
 }
 
-fn guarded(snapshot: &Snapshot, pod: &PodInfo) -> HashMap<String, Counts> {
-    let own = snapshot.namespaces.get(&pod.key.namespace);
-    let mut guarded: HashMap<String, Counts> = HashMap::new();
-    if !snapshot.has_anti_affinity() {
+/// Where the pods that are there want to be alone, as far as `pods` are concerned.
+fn guarded(snapshot: &Snapshot, pods: &Signature) -> Vec<Counts> {
+    let mut guarded = Vec::new();
+    // The places in `guarded`, by number of the signature.
+    let mut guards: Vec<Vec<usize>> = Vec::new();
+    for (number, signature) in snapshot.signatures.iter() {
+        for term in signature.anti_affinity.iter().filter(|term| means(snapshot, term, pods)) {
+            guards.resize_with(snapshot.signatures.bound(), Vec::new);
+            guards[number as usize].push(by_label(&mut guarded, snapshot, &term.topology_key));
+        }
+    }
+    if guarded.is_empty() {
         return guarded;
     }
-    for node in snapshot.known().filter(|node| node.with_anti_affinity > 0) {
-        for term in node.pods.iter().flat_map(|other| &other.anti_affinity) {
-            let Some(value) = label(node, &term.topology_key) else { continue };
-            if term.matches(pod, own) {
-                let counts = guarded.entry(term.topology_key.clone()).or_default();
-                *counts.entry(value.to_owned()).or_default() += 1;
-            }
+    for node in snapshot.known() {
+        for (number, count) in node.signatures.iter() {
+            guards[number as usize].iter().for_each(|at| guarded[*at].add(node, count));
         }
     }
     guarded
 }
 
+/// The place of the counts by a label, which are added if there are none.
+fn by_label(all: &mut Vec<Counts>, snapshot: &Snapshot, key: &str) -> usize {
+    let key_number = snapshot.places.key(key);
+    all.iter().position(|counts| counts.key == key_number).unwrap_or_else(|| {
+        all.push(Counts::new(snapshot, key));
+        all.len() - 1
+    })
+}
+
 /// Pods a constraint means by topology value, and the least of them. Every value of a node that counts
 /// is there, if with zero.
 fn spread_counts(snapshot: &Snapshot, pod: &PodInfo, constraint: &Spread) -> (Counts, i64) {
-    let keys: Vec<&str> = pod
-        .spread
-        .iter()
-        .filter(|spread| spread.required)
-        .map(|spread| spread.topology_key.as_str())
-        .collect();
+    let required = pod.spread.iter().filter(|spread| spread.required);
+    let keys: Vec<Option<u32>> = required.map(|spread| snapshot.places.key(&spread.topology_key)).collect();
     let counted = |node: &&NodeInfo| {
-        (!constraint.honor_affinity || filters::affinity_fits(pod, node))
+        keys.iter().all(|key| key.is_some_and(|key| node.place(key).is_some()))
+            && (!constraint.honor_affinity || filters::affinity_fits(pod, node))
             && (!constraint.honor_taints || filters::keeping_off(pod, node).is_none())
-            && keys.iter().all(|key| label(node, key).is_some())
     };
-    let mut counts = Counts::new();
+    let mut counts = Counts::new(snapshot, &constraint.topology_key);
+    let mut meant = Meant::new(snapshot, |signature| constraint.means(pod, signature));
     for node in snapshot.known().filter(counted) {
-        let Some(value) = label(node, &constraint.topology_key) else { continue };
-        *counts.entry(value.to_owned()).or_default() += spread_here(node, pod, constraint);
+        counts.add(node, meant.on(node));
     }
     let least = least_of(constraint, &counts);
     (counts, least)
 }
 
 fn least_of(constraint: &Spread, counts: &Counts) -> i64 {
-    let few = constraint.min_domains.is_some_and(|domains| counts.len() < domains);
-    if few { 0 } else { counts.values().copied().min().unwrap_or_default() }
-}
-
-/// Adds to the count of a value; none is left at zero.
-fn add(counts: &mut Counts, value: Option<String>, by: i64) {
-    let Some(value) = value else { return };
-    let count = counts.entry(value.clone()).or_default();
-    *count += by;
-    if *count <= 0 {
-        counts.remove(&value);
-    }
-}
-
-/// Pods on a node that a constraint means.
-pub(crate) fn spread_here(node: &NodeInfo, pod: &PodInfo, constraint: &Spread) -> i64 {
-    node.pods.iter().filter(|other| is_spread(constraint, pod, other)).count() as i64
-}
-
-/// Whether a constraint of `pod` means another.
-fn is_spread(constraint: &Spread, pod: &PodInfo, other: &PodInfo) -> bool {
-    other.key.namespace == pod.key.namespace
-        && other.pod.metadata.deletion_timestamp.is_none()
-        && pod_selected(&constraint.selector, other)
+    let few = constraint.min_domains.is_some_and(|domains| counts.domains < domains);
+    if few { 0 } else { counts.least() }
 }
