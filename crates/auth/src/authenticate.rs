@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use crate::certificate::ClientCertificates;
+use crate::certificate::{ClientCertificates, expiry};
 use crate::token::{self, Lookup, StaticTokens, Verifier};
 use crate::user::User;
 
@@ -27,6 +27,14 @@ pub struct Connection {
     user: Option<User>,
     refused: bool,
     front_proxy: bool,
+    /// The certificate counts up to here, also for a connection that is open for longer.
+    until: Option<SystemTime>,
+}
+
+impl Connection {
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.until.is_some_and(|until| now > until)
+    }
 }
 
 /// No credential was good; the answer is a 401.
@@ -55,15 +63,13 @@ pub struct Authenticator {
 impl Authenticator {
     /// Looks at the certificates of a new connection (empty: none were shown).
     pub fn connection(&self, chain: &[CertificateDer], now: UnixTime) -> Connection {
-        if chain.is_empty() {
-            return Connection::default();
-        }
+        let Some(leaf) = chain.first() else { return Connection::default() };
         let front_proxy = self.front_proxy.as_ref().is_some_and(|proxy| {
             let name = proxy.certificates.identify(chain, now).map(|user| user.name);
             name.is_ok_and(|n| proxy.allowed_names.is_empty() || proxy.allowed_names.contains(&n))
         });
         let user = self.certificates.as_ref().and_then(|known| known.identify(chain, now).ok());
-        Connection { refused: user.is_none() && !front_proxy, user, front_proxy }
+        Connection { refused: user.is_none() && !front_proxy, user, front_proxy, until: expiry(leaf).ok() }
     }
 
     /// Who sends a request.
@@ -76,15 +82,16 @@ impl Authenticator {
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<User, Unauthorized> {
-        if let Some(user) = Some(headers).filter(|_| connection.front_proxy).and_then(remote_user) {
+        let over = connection.is_over(now);
+        if let Some(user) = Some(headers).filter(|_| connection.front_proxy && !over).and_then(remote_user) {
             return Ok(user);
         }
-        if let Some(user) = &connection.user {
+        if let Some(user) = connection.user.as_ref().filter(|_| !over) {
             return Ok(user.clone());
         }
         match bearer(headers) {
             Some(token) => self.token(&token, &[], now).map(|(user, _)| user).map_err(|_| Unauthorized),
-            None if connection.refused || !self.anonymous => Err(Unauthorized),
+            None if connection.refused || over || !self.anonymous => Err(Unauthorized),
             None => Ok(User::anonymous()),
         }
     }
@@ -153,17 +160,33 @@ mod tests {
         }
     }
 
-    fn check(header: (&'static str, &'static str), expect: Option<&str>) {
+    fn authenticator(certificates: Option<ClientCertificates>) -> Authenticator {
         let mut tokens = StaticTokens::default();
         tokens.add("secret", User::new("agent", ["joiners"]));
-        let authenticator = Authenticator {
-            certificates: None,
+        Authenticator {
+            certificates,
             front_proxy: None,
             static_tokens: Arc::new(tokens),
             service_accounts: None,
             lookup: Arc::new(Nothing),
             anonymous: true,
-        };
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_runs_out_ends_what_its_connection_may() {
+        let (roots, leaf) = crate::certificate::tests::node();
+        let authenticator = authenticator(Some(ClientCertificates::new(roots).unwrap()));
+        let end = expiry(&leaf).unwrap();
+        let connection = authenticator.connection(&[leaf], UnixTime::now());
+        let who = |now| authenticator.authenticate(&connection, &HeaderMap::new(), now).map(|user| user.name);
+        assert_eq!(who(SystemTime::now()), Ok("system:node:n1".into()));
+        assert_eq!(who(end), Ok("system:node:n1".into()));
+        assert_eq!(who(end + std::time::Duration::from_secs(1)), Err(Unauthorized));
+    }
+
+    fn check(header: (&'static str, &'static str), expect: Option<&str>) {
+        let authenticator = authenticator(None);
         let mut headers = HeaderMap::new();
         headers.insert(header.0, header.1.parse().unwrap());
         let user = authenticator.authenticate(&Connection::default(), &headers, SystemTime::UNIX_EPOCH);

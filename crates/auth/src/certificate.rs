@@ -1,6 +1,7 @@
 //! Client certificates: the subject's common name is the user, its organisations are the groups.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -41,7 +42,8 @@ impl ClientCertificates {
         Ok(ClientCertificates { chain })
     }
 
-    /// The user that a connection's certificates stand for. To be asked once per connection.
+    /// The user that a connection's certificates stand for, until [`expiry`]. To be asked once per
+    /// connection.
     ///
     /// # Errors
     /// A chain that does not lead to our authority, is out of date or names nobody.
@@ -50,6 +52,16 @@ impl ClientCertificates {
         self.chain.verify_client_cert(leaf, rest, now)?;
         user(leaf)
     }
+}
+
+/// When a certificate is no longer good.
+///
+/// # Errors
+/// [`Error::Parse`].
+pub fn expiry(certificate: &[u8]) -> Result<SystemTime, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|e| Error::Parse(e.to_string()))?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// The user of a certificate that somebody has verified.
@@ -129,7 +141,7 @@ impl ClientCertVerifier for RequestCertificate {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
     use super::*;
@@ -143,8 +155,8 @@ mod tests {
         (Issuer::new(params, key), certificate)
     }
 
-    #[test]
-    fn the_subject_is_the_user() {
+    /// An authority, and a node's certificate of it.
+    pub fn node() -> (RootCertStore, CertificateDer<'static>) {
         let (issuer, root) = authority("kubernetes");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
@@ -153,6 +165,12 @@ mod tests {
         let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
         let mut roots = RootCertStore::empty();
         roots.add(root).unwrap();
+        (roots, leaf)
+    }
+
+    #[test]
+    fn the_subject_is_the_user() {
+        let (roots, leaf) = node();
         let known = ClientCertificates::new(roots).unwrap();
         let user = known.identify(std::slice::from_ref(&leaf), UnixTime::now()).unwrap();
         assert_eq!(user.node(), Some("n1"));
