@@ -14,6 +14,7 @@ mod node;
 mod pod_security;
 mod priority;
 mod quota;
+mod resize;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
@@ -76,6 +77,8 @@ impl Chain {
             Box::new(storage::StorageObjectInUseProtection),
             Box::new(storage::PersistentVolumeClaimResize),
             Box::new(runtime_class::RuntimeClass),
+            Box::new(resize::NodeDeclaredFeatureValidator),
+            Box::new(resize::PodResizeValidator),
             Box::new(default_class::DEFAULT_INGRESS_CLASS),
             Box::new(quota::ResourceQuota),
             Box::new(role_escalation::RoleEscalation(access)),
@@ -149,4 +152,12 @@ fn items<'v>(value: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> {
 /// A field of a JSON object as text; empty where it is none.
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+fn object(value: Value) -> Object {
+    match value {
+        Value::Object(map) => Object(map),
+        other => panic!("{other}"),
+    }
 }

@@ -6,6 +6,7 @@ use api::{Object, Quantity, Status};
 use registry::{Operation, Verdict};
 use serde_json::{Map, Value, json};
 
+use crate::resize::is_resize;
 use crate::{Plugin, is, items, refuse, standing, text};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
@@ -14,14 +15,20 @@ pub(crate) struct LimitRanger;
 
 type Amounts = BTreeMap<String, Quantity>;
 
+/// Amounts that a pod's containers get unasked: each may get all of a range's.
+const MOST_GIVEN: usize = 100_000;
+/// Faults behind which no container is looked at any more: each may break every bound.
+const MOST_FAULTS: usize = 1_000;
+
 impl Plugin for LimitRanger {
     fn name(&self) -> &'static str {
         "LimitRanger"
     }
 
     fn watches(&self, request: &Verdict<'_>) -> bool {
-        // A pod's containers ask for the same all their life.
+        // A pod's containers ask for the same all their life, unless they are resized.
         is(request, "pods", &[Operation::Create])
+            || is_resize(request)
             || is(request, "persistentvolumeclaims", &[Operation::Create, Operation::Update])
     }
 
@@ -29,8 +36,10 @@ impl Plugin for LimitRanger {
         if request.resource.plural != "pods" {
             return Ok(());
         }
+        let mut left = MOST_GIVEN;
         for item in standing(request, "", "limitranges", request.namespace) {
-            fill(&item.object()?, object);
+            let too_many = || refuse(request, "limit ranges give its containers too many amounts");
+            fill(&item.object()?, object, &mut left).ok_or_else(too_many)?;
         }
         Ok(())
     }
@@ -60,8 +69,9 @@ fn amounts(value: &Value, list: &str) -> Amounts {
     list.into_iter().flatten().filter_map(|(name, v)| Some((name.clone(), read(v)?))).collect()
 }
 
-/// Gives containers what the range says where they say nothing, and notes it on the pod.
-fn fill(range: &Object, pod: &mut Object) {
+/// Gives containers what the range says where they say nothing, and notes it on the pod; nothing where that is more
+/// than may be given.
+fn fill(range: &Object, pod: &mut Object, left: &mut usize) -> Option<()> {
     let (mut requests, mut limits) = (Map::new(), Map::new());
     for limit in range.0.get("spec").into_iter().flat_map(|spec| items(spec, "limits")) {
         if text(limit, "type") == "Container" {
@@ -81,6 +91,7 @@ fn fill(range: &Object, pod: &mut Object) {
             let resources = api::object::map_entry(container, "resources");
             for (kind, given) in [("requests", &requests), ("limits", &limits)] {
                 let set = merge(resources, kind, given);
+                *left = left.checked_sub(set.len())?;
                 if !set.is_empty() {
                     notes.push(format!(
                         "{} {} for {word} {name}",
@@ -95,6 +106,7 @@ fn fill(range: &Object, pod: &mut Object) {
         let note = format!("LimitRanger plugin set: {}", notes.join("; "));
         api::object::map_entry(pod.metadata_mut(), "annotations").insert(ANNOTATION.into(), json!(note));
     }
+    Some(())
 }
 
 /// Answers the names that were missing, in order.
@@ -116,13 +128,18 @@ fn check(request: &Verdict<'_>, limit: &Value, object: &Object, faults: &mut Vec
     let spec = object.0.get("spec").unwrap_or(&Value::Null);
     match (kind, request.resource.plural.as_str()) {
         ("Container", "pods") => {
+            let bounds = Bounds::of(limit, kind);
             for container in items(spec, "containers").chain(items(spec, "initContainers")) {
+                if faults.len() > MOST_FAULTS {
+                    return;
+                }
                 let resources = container.get("resources").unwrap_or(&Value::Null);
-                let (requests, limits) = (amounts(resources, "requests"), amounts(resources, "limits"));
-                bounds(limit, kind, &requests, &limits, faults);
+                bounds.check(&amounts(resources, "requests"), &amounts(resources, "limits"), faults);
             }
         }
-        ("Pod", "pods") => bounds(limit, kind, &total(spec, "requests"), &total(spec, "limits"), faults),
+        ("Pod", "pods") => {
+            Bounds::of(limit, kind).check(&total(spec, "requests"), &total(spec, "limits"), faults);
+        }
         ("PersistentVolumeClaim", "persistentvolumeclaims") => {
             let requests = amounts(spec.get("resources").unwrap_or(&Value::Null), "requests");
             for (name, least) in amounts(limit, "min") {
@@ -167,29 +184,45 @@ fn total(spec: &Value, list: &str) -> Amounts {
     sum
 }
 
-fn bounds(limit: &Value, kind: &str, requests: &Amounts, limits: &Amounts, faults: &mut Vec<String>) {
-    for (name, least) in amounts(limit, "min") {
-        at_least(&name, kind, least, requests.get(&name), limits.get(&name), faults);
+/// What containers or pods may ask for at least and at most.
+struct Bounds<'a> {
+    kind: &'a str,
+    min: Amounts,
+    max: Amounts,
+    ratio: Amounts,
+}
+
+impl Bounds<'_> {
+    fn of<'a>(limit: &Value, kind: &'a str) -> Bounds<'a> {
+        let [min, max, ratio] = ["min", "max", "maxLimitRequestRatio"].map(|list| amounts(limit, list));
+        Bounds { kind, min, max, ratio }
     }
-    for (name, most) in amounts(limit, "max") {
-        let so = format!("maximum {name} usage per {kind} is {most}");
-        match (limits.get(&name), requests.get(&name)) {
-            (None, _) => faults.push(format!("{so}. No limit is specified")),
-            (Some(given), _) if *given > most => faults.push(format!("{so}, but limit is {given}")),
-            (_, Some(asked)) if *asked > most => faults.push(format!("{so}, but request is {asked}")),
-            _ => {}
+
+    fn check(&self, requests: &Amounts, limits: &Amounts, faults: &mut Vec<String>) {
+        let kind = self.kind;
+        for (name, least) in &self.min {
+            at_least(name, kind, *least, requests.get(name), limits.get(name), faults);
         }
-    }
-    for (name, most) in amounts(limit, "maxLimitRequestRatio") {
-        let so = format!("{name} max limit to request ratio per {kind} is {most}");
-        let set = |list: &Amounts| list.get(&name).copied().filter(|amount| !amount.is_zero());
-        match (set(requests), set(limits)) {
-            (None, _) => faults.push(format!("{so}, but no request is specified or request is 0")),
-            (_, None) => faults.push(format!("{so}, but no limit is specified or limit is 0")),
-            (Some(asked), Some(given)) => {
-                let ratio = given.milli() as f64 / asked.milli() as f64;
-                if ratio * 1000.0 > most.milli() as f64 {
-                    faults.push(format!("{so}, but provided ratio is {ratio:.6}"));
+        for (name, most) in &self.max {
+            let so = format!("maximum {name} usage per {kind} is {most}");
+            match (limits.get(name), requests.get(name)) {
+                (None, _) => faults.push(format!("{so}. No limit is specified")),
+                (Some(given), _) if given > most => faults.push(format!("{so}, but limit is {given}")),
+                (_, Some(asked)) if asked > most => faults.push(format!("{so}, but request is {asked}")),
+                _ => {}
+            }
+        }
+        for (name, most) in &self.ratio {
+            let so = format!("{name} max limit to request ratio per {kind} is {most}");
+            let set = |list: &Amounts| list.get(name).copied().filter(|amount| !amount.is_zero());
+            match (set(requests), set(limits)) {
+                (None, _) => faults.push(format!("{so}, but no request is specified or request is 0")),
+                (_, None) => faults.push(format!("{so}, but no limit is specified or limit is 0")),
+                (Some(asked), Some(given)) => {
+                    let ratio = given.milli() as f64 / asked.milli() as f64;
+                    if ratio * 1000.0 > most.milli() as f64 {
+                        faults.push(format!("{so}, but provided ratio is {ratio:.6}"));
+                    }
                 }
             }
         }
@@ -210,5 +243,30 @@ fn at_least(
         (Some(asked), _) if *asked < least => faults.push(format!("{so}, but request is {asked}")),
         (_, Some(given)) if *given < least => faults.push(format!("{so}, but limit is {given}")),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object;
+
+    #[test]
+    fn containers_get_what_they_do_not_say_within_bounds() {
+        let limit = json!({"type": "Container", "default": {"cpu": "2"}, "defaultRequest": {"cpu": "1", "memory": "1Gi"}});
+        let range = object(json!({"spec": {"limits": [limit, {"type": "Pod", "default": {"cpu": "9"}}]}}));
+        let containers = json!([
+            {"name": "a", "resources": {"requests": {"cpu": "3"}}}, {"name": "b", "resources": {}},
+        ]);
+        let pod = || object(json!({"metadata": {}, "spec": {"containers": containers}}));
+        let mut filled = pod();
+        assert_eq!(fill(&range, &mut filled, &mut 5), Some(()));
+        let full = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "1Gi"}, "limits": {"cpu": "2"}});
+        assert_eq!(filled.0["spec"]["containers"][0]["resources"], full("3"));
+        assert_eq!(filled.0["spec"]["containers"][1]["resources"], full("1"));
+        let note = "LimitRanger plugin set: memory request for container a; cpu limit for container a; \
+            cpu, memory request for container b; cpu limit for container b";
+        assert_eq!(filled.annotation(ANNOTATION), Some(note));
+        assert_eq!(fill(&range, &mut pod(), &mut 4), None);
     }
 }

@@ -341,13 +341,7 @@ impl Plugin for TaintNodesByCondition {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn object(value: Value) -> Object {
-        match value {
-            Value::Object(map) => Object(map),
-            other => panic!("{other}"),
-        }
-    }
+    use crate::object;
 
     /// What is said of a write by node `n`; nothing where it may.
     fn check(kind: Kind, place: &str, subresource: &str, old: Option<Value>, new: Option<Value>, said: &str) {

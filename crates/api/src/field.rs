@@ -165,69 +165,103 @@ impl Shown for Bare {
     }
 }
 
-/// All the faults of one object, in the order found.
+/// Bytes of faults that are told of one object.
+const MOST: usize = 1 << 20;
+
+/// All the faults of one object, in the order found. An object can have a fault in each of its parts, and each
+/// can show the whole of it: what comes when [`MOST`] bytes are there is not told any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Errors(pub Vec<Error>);
+pub struct Errors(pub Vec<Error>, usize);
 
 impl Errors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn push(&mut self, kind: Kind, path: &Path, body: String) {
-        self.0.push(Error { kind, field: path.to_string(), body });
+    /// Whether further faults are not told: who finds many may stop.
+    pub fn is_full(&self) -> bool {
+        !self.is_empty() && self.1 >= MOST
+    }
+
+    fn push(&mut self, kind: Kind, path: &Path, body: impl FnOnce() -> String) {
+        if self.is_full() {
+            return;
+        }
+        let error = Error { kind, field: path.to_string(), body: body() };
+        let before = if self.is_empty() { 0 } else { self.1 };
+        self.1 = before + error.field.len() + error.body.len();
+        self.0.push(error);
     }
 
     pub fn required(&mut self, path: &Path, detail: &str) {
-        self.push(Kind::Required, path, with("Required value", detail));
+        self.push(Kind::Required, path, || with("Required value", detail));
     }
 
     pub fn invalid(&mut self, path: &Path, value: impl Shown, detail: impl AsRef<str>) {
-        self.push(Kind::Invalid, path, with(&format!("Invalid value: {}", value.shown()), detail.as_ref()));
+        let body = || with(&format!("Invalid value: {}", value.shown()), detail.as_ref());
+        self.push(Kind::Invalid, path, body);
     }
 
     pub fn type_invalid(&mut self, path: &Path, value: impl Shown, detail: impl AsRef<str>) {
-        self.push(
-            Kind::TypeInvalid,
-            path,
-            with(&format!("Invalid value: {}", value.shown()), detail.as_ref()),
-        );
+        let body = || with(&format!("Invalid value: {}", value.shown()), detail.as_ref());
+        self.push(Kind::TypeInvalid, path, body);
     }
 
     pub fn not_supported(&mut self, path: &Path, value: impl Shown, supported: &[&str]) {
-        let list = supported.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
-        let detail = if list.is_empty() { String::new() } else { format!("supported values: {list}") };
-        self.push(Kind::NotSupported, path, with(&format!("Unsupported value: {}", value.shown()), &detail));
+        self.push(Kind::NotSupported, path, || {
+            let list = supported.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
+            let detail = if list.is_empty() { String::new() } else { format!("supported values: {list}") };
+            with(&format!("Unsupported value: {}", value.shown()), &detail)
+        });
     }
 
     pub fn forbidden(&mut self, path: &Path, detail: impl AsRef<str>) {
-        self.push(Kind::Forbidden, path, with("Forbidden", detail.as_ref()));
+        self.push(Kind::Forbidden, path, || with("Forbidden", detail.as_ref()));
     }
 
     pub fn duplicate(&mut self, path: &Path, value: impl Shown) {
-        self.push(Kind::Duplicate, path, format!("Duplicate value: {}", value.shown()));
+        self.push(Kind::Duplicate, path, || format!("Duplicate value: {}", value.shown()));
     }
 
     pub fn not_found(&mut self, path: &Path, value: impl Shown) {
-        self.push(Kind::NotFound, path, format!("Not found: {}", value.shown()));
+        self.push(Kind::NotFound, path, || format!("Not found: {}", value.shown()));
     }
 
     /// `limit` is in bytes.
     pub fn too_long(&mut self, path: &Path, limit: usize) {
         let unit = if limit == 1 { "byte" } else { "bytes" };
-        self.push(Kind::TooLong, path, format!("Too long: may not be more than {limit} {unit}"));
+        self.push(Kind::TooLong, path, || format!("Too long: may not be more than {limit} {unit}"));
     }
 
     pub fn too_many(&mut self, path: &Path, count: usize, limit: usize) {
         let unit = if limit == 1 { "item" } else { "items" };
-        self.push(Kind::TooMany, path, format!("Too many: {count}: must have at most {limit} {unit}"));
+        self.push(Kind::TooMany, path, || format!("Too many: {count}: must have at most {limit} {unit}"));
     }
 
     pub fn extend(&mut self, other: Errors) {
         self.0.extend(other.0);
+        self.1 += other.1;
     }
 }
 
 fn with(head: &str, detail: &str) -> String {
     if detail.is_empty() { head.to_owned() } else { format!("{head}: {detail}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_told_within_bounds_and_never_none_of_them() {
+        let mut errors = Errors::default();
+        let long = "x".repeat(MOST / 2);
+        for _ in 0..9 {
+            errors.invalid(&Path::new("a"), &long, "b");
+        }
+        assert_eq!(errors.0.len(), 2);
+        errors.0.clear();
+        errors.forbidden(&Path::new("a"), "b");
+        assert_eq!(errors.0.len(), 1, "after the others are forgotten");
+    }
 }

@@ -31,7 +31,13 @@ pub fn amounts(list: Option<&BTreeMap<String, Text>>) -> Amounts {
 
 type Pick = fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>;
 
-/// What a pod asks for together, or may use at most: its containers, or more if starting it takes more.
+/// What a pod asks for together.
+pub fn requests(spec: &PodSpec) -> Amounts {
+    total(spec, |resources| resources.requests.as_ref())
+}
+
+/// What a pod asks for together, or may use at most: its containers, or more if starting it takes more. What is
+/// said of the whole pod stands for its containers.
 fn total(spec: &PodSpec, pick: Pick) -> Amounts {
     let of = |container: &Container| amounts(container.resources.as_ref().and_then(pick));
     let sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
@@ -46,6 +52,7 @@ fn total(spec: &PodSpec, pick: Pick) -> Amounts {
             }
         },
     );
+    all.extend(amounts(spec.resources.as_ref().and_then(pick)));
     for (name, amount) in amounts(spec.overhead.as_ref()) {
         if all.contains_key(&name) {
             add(&mut all, &name, amount);
@@ -62,7 +69,7 @@ pub fn of_pod(pod: &Pod) -> Amounts {
         return amounts;
     };
     add(&mut amounts, "pods", one());
-    for (name, amount) in total(spec, |resources| resources.requests.as_ref()) {
+    for (name, amount) in requests(spec) {
         add(&mut amounts, &format!("requests.{name}"), amount);
         let plain =
             matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
@@ -197,4 +204,34 @@ pub fn unspecified(spec: &PodSpec, hard: &Amounts) -> String {
         }
     }
     told.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_uses_what_it_says_of_itself_or_what_its_containers_come_to() {
+        let check = |resources: serde_json::Value, expected: &[(&str, &str)]| {
+            let asks = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}});
+            let container = |name: &str| json!({"name": name, "resources": asks});
+            let spec = json!({
+                "containers": [container("a"), container("b")], "resources": resources, "overhead": {"cpu": "1m"},
+            });
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let used = of_pod(&pod);
+            for (name, amount) in expected {
+                assert_eq!(used.get(*name).map(ToString::to_string).as_deref(), Some(*amount), "{name}");
+            }
+        };
+        let sums = [("cpu", "2001m"), ("requests.memory", "2Gi"), ("limits.cpu", "4001m"), ("pods", "1")];
+        check(json!(null), &sums);
+        let whole = json!({"requests": {"cpu": "5"}, "limits": {"memory": "8Gi"}});
+        check(
+            whole,
+            &[("cpu", "5001m"), ("memory", "2Gi"), ("limits.cpu", "4001m"), ("limits.memory", "8Gi")],
+        );
+    }
 }

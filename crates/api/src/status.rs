@@ -1,6 +1,8 @@
 //! `Status`: what the API answers where it does not answer an object. The one error of every
 //! layer that speaks to clients; domain errors become one here and nowhere else.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::field;
@@ -115,6 +117,12 @@ impl Status {
         self
     }
 
+    /// 400: a parameter that is no integer, in Go's words.
+    pub fn not_an_integer(text: &str) -> Status {
+        let quoted = crate::field::quote(text);
+        Status::bad_request(format!("strconv.ParseInt: parsing {quoted}: invalid syntax"))
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Status {
         Status::failure(400, "BadRequest", message)
     }
@@ -165,13 +173,9 @@ impl Status {
 
     /// Every fault of an object; `errors` must not be empty.
     pub fn invalid(kind: &GroupKind, name: &str, errors: &field::Errors) -> Status {
-        let mut texts: Vec<String> = Vec::new();
-        for error in &errors.0 {
-            let text = error.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut told = HashSet::new();
+        let texts = errors.0.iter().map(ToString::to_string);
+        let mut texts: Vec<String> = texts.filter(|text| told.insert(text.clone())).collect();
         let all = if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) };
         let message = format!("{kind} {} is invalid: {all}", field::quote(name));
         let causes = errors.0.iter().map(|e| Cause {

@@ -69,10 +69,7 @@ impl Query {
 
     fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         let Some((_, text)) = self.0.iter().find(|(n, _)| n == name) else { return Ok(None) };
-        let quoted = api::field::quote(text);
-        text.parse()
-            .map(Some)
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {quoted}: invalid syntax")))
+        text.parse().map(Some).map_err(|_| Status::not_an_integer(text))
     }
 
     /// The options of a create, an update or a patch.

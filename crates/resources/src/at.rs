@@ -194,7 +194,6 @@ pub(crate) fn immutable(new: Option<&Value>, old: Option<&Value>, path: &Path, e
     }
 }
 
-/// A count or a percentage that is not below zero.
 /// Two values as a message tells their difference: of objects the fields that differ, before and after.
 pub(crate) fn difference(old: &Value, new: &Value) -> String {
     let rest = |of: &Value, other: &Value| match (of, other) {
@@ -207,6 +206,7 @@ pub(crate) fn difference(old: &Value, new: &Value) -> String {
     format!("-{}\n+{}", rest(old, new), rest(new, old))
 }
 
+/// A count or a percentage that is not below zero.
 pub(crate) fn non_negative_int_or_percent(at: &At<'_>, errors: &mut Errors) {
     match at.value {
         Value::String(text) => {

@@ -12,6 +12,8 @@ pub mod groups;
 pub mod kinds;
 mod row;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

@@ -150,6 +150,6 @@ fn used(resource: &Resource, object: &Object) -> Result<Used, Status> {
     Ok(Used { amounts, pod: None })
 }
 
-fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
+pub(crate) fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
     T::deserialize(&object.0).map_err(Status::internal)
 }

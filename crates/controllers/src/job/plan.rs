@@ -422,6 +422,8 @@ impl<'a> Sync<'a> {
                 if ensure(conditions, new) {
                     self.plan.events.push(("Suspended", "Job suspended"));
                 }
+                // What it runs next time is another run, of a template that may change until then.
+                self.plan.status.start_time = None;
             } else {
                 let new = condition("Suspended", "False", "JobResumed", "Job resumed", self.now);
                 if ensure(conditions, new) {

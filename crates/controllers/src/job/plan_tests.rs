@@ -53,8 +53,11 @@ fn check(job: &Job, pods: Value, expected: Expect) {
     }
     let mut status = serde_json::to_value(&plan.status).unwrap();
     let conditions = status.as_object_mut().unwrap().remove("conditions");
-    status.as_object_mut().unwrap().remove("startTime");
+    let started = status.as_object_mut().unwrap().remove("startTime");
     writeln!(text, "status {status}").unwrap();
+    if started.is_none() {
+        writeln!(text, "not started").unwrap();
+    }
     for condition in conditions.iter().flat_map(|list| list.as_array().unwrap()) {
         let word = |field: &str| condition[field].as_str().unwrap().to_owned();
         writeln!(text, "{} {} {}", word("type"), word("status"), word("reason")).unwrap();
@@ -186,12 +189,13 @@ fn so_does_the_deadline() {
 fn suspended_it_discards_its_pods() {
     let pods = json!([pod("a", "Running", None), deleting(pod("b", "Running", None))]);
     check(
-        &job(json!({"suspend": true}), json!({})),
+        &job(json!({"suspend": true}), json!({"startTime": "2025-01-01T00:30:00Z"})),
         pods,
         expect![[r#"
         discard a
         release b
         status {"ready":0,"terminating":2,"uncountedTerminatedPods":{"failed":["b"]}}
+        not started
         Suspended True JobSuspended
         event Suspended
     "#]],

@@ -78,6 +78,8 @@ pub fn status(
             swap: None,
             system_uuid: machine.system_uuid.clone(),
         }),
+        // What the server lets pods ask of a node that declares it alone, in order.
+        declared_features: Some(vec!["InPlacePodVerticalScalingInitContainers".into()]),
         runtime_handlers: Some(state.handlers.iter().map(handler).collect()),
         features: Some(NodeFeatures {
             supplemental_groups_policy: Some(state.features.supplemental_groups_policy),

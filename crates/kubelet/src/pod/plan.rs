@@ -306,7 +306,10 @@ impl Planner<'_> {
         }
         match latest {
             Some(one) if one.state == State::Exited && one.exit_code == 0 => true,
-            Some(one) if one.state == State::Running => false,
+            Some(one) if one.state == State::Running => {
+                self.resize(container, one);
+                false
+            }
             _ => {
                 self.container(container, kind, sandbox);
                 false
@@ -354,15 +357,20 @@ impl Planner<'_> {
             let why = format!("Container {} failed {} probe, will be restarted", one.name, dead.probe);
             self.stop(one, why, dead.grace.unwrap_or_else(|| spec::grace(self.view.pod)));
         } else {
-            match resize::change(self.view.pod, container, one) {
-                resize::Change::None => {}
-                resize::Change::InPlace => {
-                    self.act(Action::Resize { id: one.id.clone(), container: one.name.clone() });
-                }
-                resize::Change::Restart => {
-                    let why = format!("Container {} resize requires restart", one.name);
-                    self.stop(one, why, spec::grace(self.view.pod));
-                }
+            self.resize(container, one);
+        }
+    }
+
+    /// Gives a running container what it was granted.
+    fn resize(&mut self, container: &Container, one: &observed::Container) {
+        match resize::change(self.view.pod, container, one) {
+            resize::Change::None => {}
+            resize::Change::InPlace => {
+                self.act(Action::Resize { id: one.id.clone(), container: one.name.clone() });
+            }
+            resize::Change::Restart => {
+                let why = format!("Container {} resize requires restart", one.name);
+                self.stop(one, why, spec::grace(self.view.pod));
             }
         }
     }

@@ -72,6 +72,18 @@ fn what_is_not_there_is_started() {
 }
 
 #[test]
+fn what_runs_before_the_others_is_resized_as_they_are() {
+    let limit = |memory: &str| json!({"name": "c", "resources": {"limits": {"memory": memory}}});
+    let spec = |memory: &str| json!({"initContainers": [limit(memory)], "containers": [{"name": "main"}]});
+    let mut world = World::new(&spec("64Mi"), vec![container(0, State::Running)]);
+    let had = super::super::qos::resources(&world.pod, &spec::init_containers(&world.pod)[0], 0);
+    world.observed.containers[0].resources = Some(had);
+    assert_eq!(world.plan(at(100)), Plan::default());
+    world.pod = World::new(&spec("32Mi"), Vec::new()).pod;
+    assert_eq!(world.plan(at(100)).actions, [Action::Resize { id: "c0".into(), container: "c".into() }]);
+}
+
+#[test]
 fn what_has_exited_runs_again_at_once_and_then_later() {
     let mut world = World::new(&json!({}), vec![container(0, State::Exited)]);
     assert_eq!(world.plan(at(100)).actions, [start(1)]);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use registry::{Claims, Engine, RequestContext};
 use serde_json::{Value, json};
 
-use super::{jobspec, podspec};
+use super::{jobspec, jobstatus, podspec};
 use crate::at::{At, immutable, label_selector, selector_matches};
 
 pub struct Job;
@@ -121,7 +121,7 @@ impl registry::Strategy for Job {
     }
 
     fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
-        super::jobstatus::validate(new, old, errors);
+        jobstatus::validate(new, old, errors);
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -239,31 +239,30 @@ fn generated_selector(job: &Object, errors: &mut Errors) {
     }
 }
 
-/// The template may change only while the job is suspended and none of its pods runs, and then in part.
+/// The template may change only while the job is suspended and none of its pods runs, and then in part (KEP-2926,
+/// KEP-5440).
 fn keep_template(new: &At<'_>, old: &At<'_>, job: &Object, errors: &mut Errors) {
-    let started = job.get(&["status", "startTime"]).is_some();
-    let active = job.get(&["status", "active"]).and_then(Value::as_i64).unwrap_or(0);
-    let may_change = old.is("suspend") && (!started || active == 0);
-    let kept = |at: &At<'_>| {
-        let mut template = at.raw("template").cloned().unwrap_or_default();
-        if may_change {
-            strip_changeable(&mut template);
-        }
-        template
+    let status = At::of(job, "status");
+    let never_ran = !status.has("startTime") || jobstatus::is(&status, "Suspended");
+    let template = new.field("template");
+    if !(old.is("suspend") && never_ran && status.i64("active").unwrap_or(0) == 0) {
+        return immutable(new.raw("template"), old.raw("template"), &template.path, errors);
+    }
+    // Of the rest of the template nothing matters to pods that are still to be made.
+    let kept = |template: &At<'_>| {
+        let mut spec = template.raw("spec").cloned().unwrap_or_default();
+        strip_changeable(&mut spec);
+        spec
     };
-    if kept(new) != kept(old) {
-        let shown = new.raw("template").cloned().unwrap_or_default();
-        errors.invalid(&new.path.child("template"), &shown, "field is immutable");
+    if kept(&template) != kept(&old.field("template")) {
+        let pod = template.field("spec");
+        errors.invalid(&pod.path, pod.value, "field is immutable");
     }
 }
 
-/// Takes out where a suspended job's pods may go and what they ask for (KEP-2926, KEP-5440).
-fn strip_changeable(template: &mut Value) {
-    if let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("annotations");
-        meta.remove("labels");
-    }
-    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return };
+/// Takes out where a suspended job's pods may go and what they ask for.
+fn strip_changeable(pod: &mut Value) {
+    let Some(spec) = pod.as_object_mut() else { return };
     for field in ["nodeSelector", "tolerations", "schedulingGates"] {
         spec.remove(field);
     }
@@ -396,5 +395,113 @@ fn time_zone(spec: &At<'_>, zone: &str, errors: &mut Errors) {
         spec.invalid("timeZone", zone, words, errors);
     } else if jiff::tz::TimeZone::get(zone).is_err() {
         spec.invalid("timeZone", zone, &format!("unknown time zone {zone}"), errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{object, told, with};
+
+    fn job(status: &Value) -> Value {
+        json!({"status": status, "spec": {"suspend": true, "template": {
+            "metadata": {"labels": {"a": "b"}, "annotations": {}},
+            "spec": {
+                "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}],
+                "initContainers": [{"name": "i", "image": "i"}],
+                "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+                "tolerations": [{"key": "k", "operator": "Exists"}],
+                "restartPolicy": "Never",
+            },
+        }}})
+    }
+
+    /// The fields at fault where `changes` are made to a job that is as above but for `before`.
+    fn check(status: &Value, before: &[(&str, Value)], changes: &[(&str, Value)], faults: &[&str]) {
+        let old = with(job(status), before);
+        let (new, old) = (object(with(old.clone(), changes)), object(old));
+        let mut errors = Errors::default();
+        keep_template(&At::of(&new, "spec"), &At::of(&old, "spec"), &old, &mut errors);
+        let said: Vec<String> = told(&errors)
+            .iter()
+            .map(|fault| {
+                let (field, rest) = fault.split_once(": Invalid value: ").unwrap();
+                assert!(rest.ends_with(": field is immutable"), "{fault}");
+                field.to_owned()
+            })
+            .collect();
+        assert_eq!(said, faults, "{status} {before:?} {changes:?}");
+    }
+
+    const TEMPLATE: &str = "spec.template";
+    const POD: &str = "spec.template.spec";
+
+    #[test]
+    fn where_pods_go_and_what_they_ask_for_may_change_before_there_are_any() {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}});
+        let free: &[(&str, Value)] = &[
+            ("/spec/template/metadata/labels", json!({"c": "d"})),
+            ("/spec/template/metadata/annotations", json!({"c": "d"})),
+            ("/spec/template/spec/nodeSelector", json!({"c": "d"})),
+            ("/spec/template/spec/tolerations", Value::Null),
+            ("/spec/template/spec/schedulingGates", json!([{"name": "g"}])),
+            ("/spec/template/spec/affinity/nodeAffinity", required),
+            ("/spec/template/spec/affinity/nodeAffinity", Value::Null),
+            ("/spec/template/spec/affinity", Value::Null),
+            ("/spec/template/spec/containers/0/resources", json!({"limits": {"cpu": "2"}, "claims": []})),
+            ("/spec/template/spec/initContainers/0/resources", json!({"requests": {"memory": "1Gi"}})),
+        ];
+        let never = json!({});
+        for change in free {
+            check(&never, &[], std::slice::from_ref(change), &[]);
+            check(&never, &[("/spec/suspend", json!(false))], std::slice::from_ref(change), &[TEMPLATE]);
+        }
+        check(&never, &[], free, &[]);
+        // It may begin to run with the same change.
+        check(&never, &[], &[("/spec/suspend", json!(false)), free[0].clone()], &[]);
+        // No affinity, an empty one and one to nodes alone are the same.
+        let affinities = [Value::Null, json!({}), json!({"nodeAffinity": {}})];
+        for (old, new) in affinities.iter().flat_map(|old| affinities.iter().map(move |new| (old, new))) {
+            let set = |to: &Value| [("/spec/template/spec/affinity", to.clone())];
+            check(&never, &set(old), &set(new), &[]);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_template_stays() {
+        let fixed: &[(&str, Value)] = &[
+            ("/spec/template/spec/containers/0/image", json!("other")),
+            ("/spec/template/spec/containers/0/name", json!("other")),
+            ("/spec/template/spec/containers/0/resizePolicy", json!([{"resourceName": "cpu"}])),
+            ("/spec/template/spec/initContainers", Value::Null),
+            ("/spec/template/spec/affinity/podAffinity", json!({})),
+            ("/spec/template/spec/resources", json!({"requests": {"cpu": "1"}})),
+            ("/spec/template/spec/restartPolicy", json!("OnFailure")),
+            ("/spec/template/spec/priorityClassName", json!("other")),
+        ];
+        for change in fixed {
+            check(&json!({}), &[], std::slice::from_ref(change), &[POD]);
+            check(&json!({"active": 1}), &[], std::slice::from_ref(change), &[TEMPLATE]);
+        }
+        check(&json!({}), &[], &[], &[]);
+        check(&json!({"active": 1}), &[], &[], &[]);
+    }
+
+    #[test]
+    fn a_job_that_ran_must_have_stopped() {
+        let stopped = |status: &str| json!([{"type": "Suspended", "status": status}]);
+        let started = "2026-01-02T03:04:05Z";
+        let table: &[(Value, &[&str])] = &[
+            (json!({}), &[]),
+            (json!({"active": 1}), &[TEMPLATE]),
+            (json!({"startTime": started}), &[TEMPLATE]),
+            (json!({"startTime": started, "conditions": stopped("False")}), &[TEMPLATE]),
+            (json!({"startTime": started, "conditions": stopped("True")}), &[]),
+            (json!({"startTime": started, "conditions": stopped("True"), "active": 1}), &[TEMPLATE]),
+            (json!({"conditions": stopped("True"), "active": 0}), &[]),
+        ];
+        for (status, faults) in table {
+            check(status, &[], &[("/spec/template/spec/nodeSelector", json!({"c": "d"}))], faults);
+        }
     }
 }

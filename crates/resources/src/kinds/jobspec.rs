@@ -264,8 +264,7 @@ mod tests {
         failure_policy(&spec, &mut errors);
         success_policy(&spec, &mut errors);
         replacement_policy(&spec, &mut errors);
-        let told: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-        assert_eq!(told, faults);
+        assert_eq!(crate::testing::told(&errors), faults);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use api::field::Errors;
 use super::jobspec;
 use crate::at::At;
 
-fn is(status: &At<'_>, kind: &str) -> bool {
+/// Whether a condition holds.
+pub(super) fn is(status: &At<'_>, kind: &str) -> bool {
     let conditions = status.items("conditions");
     conditions.iter().any(|c| c.str("type") == kind && c.str("status") == "True")
 }

@@ -1,6 +1,6 @@
 //! Limit ranges and resource quotas.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::field::{Errors, Path};
 use api::{Object, Quantity, names};
@@ -214,6 +214,37 @@ fn is_quota(name: &str) -> bool {
         || name.starts_with("requests.hugepages-")
 }
 
+/// How many of the resources are none of what a scope selects. They are counted once for each scope there is,
+/// however often it is named.
+struct Unfit<'a> {
+    limited: Vec<&'a str>,
+    counts: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Unfit<'a> {
+    fn of(limited: Vec<&'a str>) -> Unfit<'a> {
+        Unfit { limited, counts: BTreeMap::new() }
+    }
+
+    fn count(&mut self, scope: &'a str) -> usize {
+        if !SCOPES.contains(&scope) {
+            return 0;
+        }
+        let count = || self.limited.iter().filter(|name| !counts_in(scope, name)).count();
+        *self.counts.entry(scope).or_insert_with(count)
+    }
+
+    /// A fault for each of them.
+    fn tell(&mut self, scope: &'a str, path: &Path, shown: &Value, errors: &mut Errors) {
+        for _ in 0..self.count(scope) {
+            if errors.is_full() {
+                return;
+            }
+            errors.invalid(path, shown, "unsupported scope applied to resource");
+        }
+    }
+}
+
 /// Whether what a scope selects has such a resource.
 fn counts_in(scope: &str, name: &str) -> bool {
     let compute = ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
@@ -249,20 +280,18 @@ impl registry::Strategy for ResourceQuota {
     fn validate(&self, object: &Object, errors: &mut Errors) {
         let spec = At::of(object, "spec");
         hard(&spec, "hard", errors);
-        let limited: Vec<&str> =
-            spec.entries("hard").into_iter().map(|(name, _)| name).filter(|name| is_quota(name)).collect();
-        let shown = spec.raw("scopes").cloned().unwrap_or_default();
+        let limited = spec.entries("hard").into_iter().map(|(name, _)| name).filter(|name| is_quota(name));
+        let mut unfit = Unfit::of(limited.collect());
+        let all = spec.field("scopes");
         let scopes = spec.items("scopes");
         for scope in &scopes {
             if !SCOPES.contains(&scope.text()) {
-                spec.invalid("scopes", &shown, "unsupported scope", errors);
+                errors.invalid(&all.path, all.value, "unsupported scope");
             }
-            for _ in limited.iter().filter(|name| !counts_in(scope.text(), name)) {
-                spec.invalid("scopes", &shown, "unsupported scope applied to resource", errors);
-            }
+            unfit.tell(scope.text(), &all.path, all.value, errors);
         }
         let scopes: Vec<&str> = scopes.iter().map(At::text).collect();
-        conflicts(&scopes, &spec.path.child("scopes"), &shown, errors);
+        conflicts(&scopes, &all.path, all.value, errors);
         let selector = spec.field("scopeSelector");
         // The faults stand at the list.
         let path = selector.path.child("matchExpressions");
@@ -271,9 +300,7 @@ impl registry::Strategy for ResourceQuota {
             if !SCOPES.contains(&scope) {
                 errors.invalid(&path.child("scopeName"), scope, "unsupported scope");
             }
-            for _ in limited.iter().filter(|name| !counts_in(scope, name)) {
-                errors.invalid(&path, selector.value, "unsupported scope applied to resource");
-            }
+            unfit.tell(scope, &path, selector.value, errors);
             let exists_only =
                 !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope);
             if exists_only && operator != "Exists" {
@@ -299,7 +326,7 @@ impl registry::Strategy for ResourceQuota {
         }
         let selected = selector.items("matchExpressions");
         let selected: Vec<&str> = selected.iter().map(|at| at.str("scopeName")).collect();
-        conflicts(&selected, &path, &shown, errors);
+        conflicts(&selected, &path, all.value, errors);
     }
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -315,5 +342,50 @@ impl registry::Strategy for ResourceQuota {
             let shown = new.get(&["spec", "scopes"]).cloned().unwrap_or_default();
             errors.invalid(&Path::new("spec.scopes"), &shown, "field is immutable");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::Strategy as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{object, told};
+
+    fn check(spec: Value, faults: &[&str]) {
+        let mut errors = Errors::default();
+        ResourceQuota.validate(&object(json!({"spec": spec})), &mut errors);
+        assert_eq!(told(&errors), faults, "{spec}");
+    }
+
+    #[test]
+    fn each_resource_that_a_scope_does_not_count_is_told_of() {
+        let hard = json!({"pods": "1", "cpu": "1", "services": "1"});
+        check(json!({"hard": hard, "scopes": []}), &[]);
+        let unfit = |scopes: &str| {
+            format!("spec.scopes: Invalid value: {scopes}: unsupported scope applied to resource")
+        };
+        let [one, two] = [r#"["BestEffort"]"#, r#"["NotBestEffort","NotBestEffort"]"#].map(unfit);
+        check(json!({"hard": hard, "scopes": ["BestEffort"]}), &[&one, &one]);
+        check(json!({"hard": hard, "scopes": ["NotBestEffort", "NotBestEffort"]}), &[&two, &two]);
+        check(
+            json!({"hard": hard, "scopes": ["Bad"]}),
+            &["spec.scopes: Invalid value: [\"Bad\"]: unsupported scope"],
+        );
+        let selector = json!({"matchExpressions": [{"scopeName": "NotBestEffort", "operator": "Exists"}]});
+        let fault = format!(
+            "spec.scopeSelector.matchExpressions: Invalid value: {selector}: unsupported scope applied to resource"
+        );
+        check(json!({"hard": hard, "scopeSelector": selector}), &[&fault]);
+    }
+
+    #[test]
+    fn faults_of_many_scopes_in_many_resources_are_bounded() {
+        let hard: Map<String, Value> = (0..2_000).map(|i| (format!("hugepages-{i}Mi"), json!("1"))).collect();
+        let quota = object(json!({"spec": {"hard": hard, "scopes": vec!["BestEffort"; 2_000]}}));
+        let mut errors = Errors::default();
+        ResourceQuota.validate(&quota, &mut errors);
+        assert!(errors.is_full() && errors.0.len() < 1_000, "{}", errors.0.len());
     }
 }

@@ -220,3 +220,66 @@ impl Connect for Proxy {
         Ok(Some(Target { scheme, port, kubelet, ..own }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use registry::Strategy as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{object, told};
+
+    /// What is said where a node with one spec gets another, each as it is after defaulting.
+    fn check(old: Value, new: Value, faults: &[&str]) {
+        let node = |spec: &Value| {
+            let mut node = object(json!({"metadata": {"name": "n"}, "spec": spec}));
+            Strategy.default(&mut node);
+            node
+        };
+        let mut errors = Errors::default();
+        Strategy.validate_update(&node(&new), &node(&old), &mut errors);
+        assert_eq!(told(&errors), faults, "{old} {new}");
+    }
+
+    #[test]
+    fn ranges_of_pods_are_set_once() {
+        const KEPT: &str =
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid";
+        let one = || json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]});
+        let two = || json!({"podCIDRs": ["10.0.0.0/24", "fd00::/64"]});
+        check(json!({}), one(), &[]);
+        check(json!({}), json!({"podCIDR": "10.0.0.0/24"}), &[]);
+        check(json!({}), two(), &[]);
+        check(one(), one(), &[]);
+        check(one(), json!({"podCIDR": "10.0.0.0/24"}), &[]);
+        check(one(), json!({}), &[KEPT]);
+        check(one(), json!({"podCIDR": "10.0.1.0/24"}), &[KEPT]);
+        check(one(), json!({"podCIDRs": ["10.0.1.0/24"]}), &[KEPT]);
+        check(one(), two(), &[KEPT]);
+        check(two(), one(), &[KEPT]);
+        // Each range that differs is told of.
+        check(two(), json!({"podCIDRs": ["fd00::/64", "10.0.0.0/24"]}), &[KEPT, KEPT]);
+        check(two(), json!({"podCIDRs": ["10.0.0.0/24", "fd01::/64"]}), &[KEPT]);
+    }
+
+    #[test]
+    fn ranges_of_pods_are_ranges_one_of_each_family() {
+        let check = |ranges: &[&str], faults: &[&str]| check(json!({}), json!({"podCIDRs": ranges}), faults);
+        let of_family = |shown: &str| {
+            format!(
+                "spec.podCIDRs: Invalid value: {shown}: may specify no more than one CIDR for each IP family"
+            )
+        };
+        check(
+            &["bad"],
+            &[
+                "spec.podCIDRs[0]: Invalid value: \"bad\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ],
+        );
+        check(&["10.0.0.0/24", "10.0.1.0/24"], &[&of_family(r#"["10.0.0.0/24","10.0.1.0/24"]"#)]);
+        check(
+            &["10.0.0.0/24", "fd00::/64", "10.0.1.0/24"],
+            &[&of_family(r#"["10.0.0.0/24","fd00::/64","10.0.1.0/24"]"#)],
+        );
+    }
+}

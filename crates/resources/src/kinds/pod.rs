@@ -69,14 +69,8 @@ impl registry::Strategy for Strategy {
 
     /// What of the status is the API's own to say.
     fn prepare_status(&self, _cx: &RequestContext, new: &mut Object, old: &Object) {
-        for field in ["qosClass"] {
-            match old.get(&["status", field]).cloned() {
-                Some(value) => new.set(&["status", field], value),
-                None => {
-                    new.remove(&["status", field]);
-                }
-            }
-        }
+        let class = ["status", "qosClass"];
+        put(new, &class, old.get(&class).cloned());
     }
 
     fn validate_status(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -210,12 +204,7 @@ impl PartHook for EphemeralContainers {
     fn prepare(&self, new: &mut Object, old: &Object) {
         let list = new.get(&["spec", "ephemeralContainers"]).cloned();
         keep_all(new, old);
-        match list {
-            Some(list) => new.set(&["spec", "ephemeralContainers"], list),
-            None => {
-                new.remove(&["spec", "ephemeralContainers"]);
-            }
-        }
+        put(new, &["spec", "ephemeralContainers"], list);
     }
 
     fn validate(&self, new: &Object, old: &Object, errors: &mut Errors) {
@@ -255,6 +244,16 @@ impl PartHook for EphemeralContainers {
 
 fn containers(pod: &Object) -> impl Iterator<Item = &Value> {
     pod.get(&["spec", "containers"]).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Makes what stands at a path this value, or nothing.
+pub(super) fn put(object: &mut Object, path: &[&str], value: Option<Value>) {
+    match value {
+        Some(value) => object.set(path, value),
+        None => {
+            object.remove(path);
+        }
+    }
 }
 
 /// Takes of a change which object it means and who made it, and nothing else.
@@ -381,22 +380,32 @@ impl Connect for Log {
 
 /// What may be asked of a log.
 fn log_options(pod: &Object, query: &str) -> Result<(), Status> {
-    let number = |name: &str| {
-        let found = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name);
-        found.and_then(|(_, v)| v.parse::<i64>().ok())
+    let given = |name: &str| {
+        form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, value)| value)
     };
-    let set = |name: &str| form_urlencoded::parse(query.as_bytes()).any(|(k, v)| k == name && !v.is_empty());
+    let number = |name: &str| -> Result<Option<i64>, Status> {
+        let text = given(name);
+        text.map(|text| text.parse().map_err(|_| Status::not_an_integer(&text))).transpose()
+    };
+    let (lines, bytes, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
+    let time = given("sinceTime").filter(|text| !text.is_empty());
+    if let Some(text) = time.as_ref().filter(|text| text.parse::<jiff::Timestamp>().is_err()) {
+        let text = api::field::quote(text);
+        return Err(Status::bad_request(format!(
+            "parsing time {text} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text} as \"2006\""
+        )));
+    }
     let mut errors = Errors::default();
-    if let Some(lines) = number("tailLines").filter(|n| *n < 0) {
+    if let Some(lines) = lines.filter(|n| *n < 0) {
         errors.invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0");
     }
-    if let Some(bytes) = number("limitBytes").filter(|n| *n < 1) {
+    if let Some(bytes) = bytes.filter(|n| *n < 1) {
         errors.invalid(&Path::new("limitBytes"), bytes, "must be greater than 0");
     }
-    if set("sinceSeconds") && set("sinceTime") {
+    if seconds.is_some() && time.is_some() {
         let words = "at most one of `sinceTime` or `sinceSeconds` may be specified";
         errors.forbidden(&Path::unnamed(), words);
-    } else if let Some(seconds) = number("sinceSeconds").filter(|n| *n < 1) {
+    } else if let Some(seconds) = seconds.filter(|n| *n < 1) {
         errors.invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0");
     }
     if errors.is_empty() {
@@ -438,4 +447,108 @@ impl Connect for Proxy {
 pub(super) fn with_query(path: &str, query: &str) -> String {
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     if query.is_empty() { path } else { format!("{path}?{query}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::testing::object;
+
+    fn check(query: &str, expected: Expect) {
+        let mut pod = Object::default();
+        pod.set_meta("name", "p");
+        let answer =
+            log_options(&pod, query).map_or_else(|s| format!("{}: {}", s.code, s.message), |()| "".into());
+        expected.assert_eq(&answer);
+    }
+
+    #[test]
+    fn what_may_be_asked_of_a_log() {
+        check("tailLines=0&limitBytes=1&sinceSeconds=1&follow=yes", expect![""]);
+        check("sinceTime=2026-01-02T03:04:05Z&tailLines=3", expect![""]);
+        check("tailLines=all", expect![[r#"400: strconv.ParseInt: parsing "all": invalid syntax"#]]);
+        check(
+            "sinceTime=now",
+            expect![[
+                r#"400: parsing time "now" as "2006-01-02T15:04:05Z07:00": cannot parse "now" as "2006""#
+            ]],
+        );
+        check(
+            "tailLines=-1&limitBytes=0&sinceSeconds=0",
+            expect![[
+                r#"422: PodLogOptions "p" is invalid: [tailLines: Invalid value: -1: must be greater than or equal to 0, limitBytes: Invalid value: 0: must be greater than 0, sinceSeconds: Invalid value: 0: must be greater than 0]"#
+            ]],
+        );
+        check(
+            "sinceSeconds=1&sinceTime=2026-01-02T03:04:05Z",
+            expect![[
+                r#"422: PodLogOptions "p" is invalid: []: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"#
+            ]],
+        );
+    }
+
+    /// Selectors after a pod with these labels was made, one for each place that `term` stands in.
+    fn written(labels: Value, term: &Value) -> Vec<Value> {
+        let required = "requiredDuringSchedulingIgnoredDuringExecution";
+        let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+        let both = json!({required: [term], preferred: [{"weight": 1, "podAffinityTerm": term}]});
+        let mut pod = object(json!({"metadata": {"labels": labels}, "spec": {
+            "affinity": {"podAffinity": both, "podAntiAffinity": both},
+            "topologySpreadConstraints": [term],
+        }}));
+        write_label_keys(&mut pod);
+        let pod = pod.into_value();
+        let at = ["podAffinity", "podAntiAffinity"].into_iter().flat_map(|kind| {
+            let kind = format!("/spec/affinity/{kind}");
+            [format!("{kind}/{required}/0"), format!("{kind}/{preferred}/0/podAffinityTerm")]
+        });
+        let at = at.chain(["/spec/topologySpreadConstraints/0".to_owned()]);
+        at.map(|at| pod.pointer(&at).unwrap()["labelSelector"].clone()).collect()
+    }
+
+    #[test]
+    fn keys_of_labels_become_part_of_selectors() {
+        let own = json!({"key": "k", "operator": "Exists"});
+        let is = |key: &str, value: &str| json!({"key": key, "operator": "In", "values": [value]});
+        let is_not = |key: &str, value: &str| json!({"key": key, "operator": "NotIn", "values": [value]});
+        let labels = || json!({"a": "1", "b": "2", "c": "3"});
+        let table: &[(Value, Value)] = &[
+            (json!({"labelSelector": {}}), json!({})),
+            (
+                json!({"labelSelector": {}, "matchLabelKeys": ["b", "a"]}),
+                json!({"matchExpressions": [is("b", "2"), is("a", "1")]}),
+            ),
+            (
+                json!({"labelSelector": {}, "mismatchLabelKeys": ["c"], "matchLabelKeys": ["a"]}),
+                json!({"matchExpressions": [is("a", "1"), is_not("c", "3")]}),
+            ),
+            // What is there stays in front, and what the pod does not have is left out.
+            (
+                json!({
+                    "labelSelector": {"matchLabels": {"x": "y"}, "matchExpressions": [own]},
+                    "matchLabelKeys": ["none", "a"],
+                }),
+                json!({"matchLabels": {"x": "y"}, "matchExpressions": [own, is("a", "1")]}),
+            ),
+            (json!({"labelSelector": {}, "matchLabelKeys": ["none"]}), json!({})),
+            // Without a selector a term means no pod at all.
+            (json!({"matchLabelKeys": ["a"], "mismatchLabelKeys": ["b"]}), Value::Null),
+        ];
+        for (term, selector) in table {
+            assert_eq!(written(labels(), term), vec![selector.clone(); 5], "{term}");
+            let unlabelled = term.get("labelSelector").cloned().unwrap_or_default();
+            assert_eq!(written(Value::Null, term), vec![unlabelled; 5], "{term}");
+        }
+    }
+
+    #[test]
+    fn terms_for_nodes_have_no_keys_of_labels() {
+        let term = json!({"labelSelector": {}, "matchLabelKeys": ["a"]});
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        let mut pod = object(json!({"metadata": {"labels": {"a": "1"}}, "spec": {"affinity": affinity}}));
+        write_label_keys(&mut pod);
+        assert_eq!(pod.0["spec"]["affinity"], affinity);
+    }
 }

@@ -99,17 +99,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::{object, told};
 
     fn check(counts: &Counts, new: serde_json::Value, old: serde_json::Value, faults: &[&str]) {
-        let of = |status: serde_json::Value| {
-            let mut object = Object::default();
-            object.0.insert("status".into(), status);
-            object
-        };
+        let of = |status: serde_json::Value| object(json!({"status": status}));
         let mut errors = Errors::default();
         validate(&of(new), &of(old), counts, &mut errors);
-        let told: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-        assert_eq!(told, faults);
+        assert_eq!(told(&errors), faults);
     }
 
     #[test]

@@ -342,9 +342,7 @@ mod tests {
     use super::*;
 
     fn service(spec: Value) -> Object {
-        let mut object = Object::default();
-        object.0.insert("spec".into(), spec);
-        object
+        crate::testing::object(json!({"spec": spec}))
     }
 
     #[test]

@@ -387,6 +387,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::{object, told};
 
     fn service(spec: Value) -> Object {
         let mut whole = json!({
@@ -400,13 +401,7 @@ mod tests {
         if matches!(whole["type"].as_str(), Some("LoadBalancer" | "NodePort")) {
             whole["externalTrafficPolicy"] = "Cluster".into();
         }
-        let mut object = Object::default();
-        object.0.insert("spec".into(), whole);
-        object
-    }
-
-    fn told(errors: &Errors) -> Vec<String> {
-        errors.0.iter().map(ToString::to_string).collect()
+        object(json!({"spec": whole}))
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl registry::Strategy for Claim {
 
     fn validate_update(&self, new: &Object, old: &Object, errors: &mut Errors) {
         self.validate(new, errors);
+        let gets_class = claim_class(new, old, errors);
         let bound = old.get_str(&["status", "phase"]) == "Bound";
         let rest = |o: &Object| {
             let mut spec = o.0.get("spec").cloned().unwrap_or_default();
@@ -129,12 +130,14 @@ impl registry::Strategy for Claim {
                 requests.remove("storage");
             }
             if let Value::Object(spec) = &mut spec {
-                spec.remove("volumeAttributesClassName");
+                if bound {
+                    spec.remove("volumeAttributesClassName");
+                }
                 // A claim without a volume gets one; one without a class may get it late.
                 if old.get_str(&["spec", "volumeName"]).is_empty() {
                     spec.remove("volumeName");
                 }
-                if old.get(&["spec", "storageClassName"]).is_none() {
+                if gets_class {
                     spec.remove("storageClassName");
                 }
             }
@@ -156,12 +159,33 @@ impl registry::Strategy for Claim {
         let mode = ["spec", "volumeMode"];
         immutable(new.get(&mode), old.get(&mode), &Path::new("volumeMode"), errors);
         let class = ["spec", "volumeAttributesClassName"];
-        if old.get(&class).is_some() && new.get_str(&class).is_empty() {
-            let to = if new.get(&class).is_none() { "nil" } else { "an empty string" };
-            let words = format!("update from non-nil value to {to} is forbidden");
+        let applied = old.get(&["status", "currentVolumeAttributesClassName"]).is_some();
+        if applied && new.get(&class) != old.get(&class) && new.get_str(&class).is_empty() {
+            let to = if new.get(&class).is_none() { "nil" } else { "empty string" };
+            let words = format!(
+                "update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil"
+            );
             errors.forbidden(&Path::new(&class.join(".")), words);
         }
     }
+}
+
+/// The class's name, before it was a field.
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// Whether a claim without a class gets one that it may have: the annotated one where one is annotated. The
+/// annotation itself stays as it is, unless the field takes its place.
+fn claim_class(new: &Object, old: &Object, errors: &mut Errors) -> bool {
+    let named = |o: &Object| o.get(&["spec", "storageClassName"]).and_then(Value::as_str).map(str::to_owned);
+    let (noted, was_noted) = (new.annotation(CLASS), old.annotation(CLASS));
+    let got = named(new).filter(|_| named(old).is_none());
+    let moved =
+        was_noted.is_some() && got.as_deref() == was_noted && noted.is_none_or(|n| Some(n) == was_noted);
+    if !moved && noted.unwrap_or_default() != was_noted.unwrap_or_default() {
+        let path = Path::new("metadata.annotations").child(CLASS);
+        errors.invalid(&path, noted.unwrap_or_default(), "field is immutable");
+    }
+    got.is_some_and(|class| was_noted.is_none_or(|noted| noted == class))
 }
 
 /// What `dataSource` may name; other things are dropped from it (`dataSourceRef` keeps them).
@@ -375,5 +399,98 @@ fn capacity(spec: &At<'_>, errors: &mut Errors) {
         if amount.is_negative() || amount.is_zero() {
             errors.invalid(&at.path, at.text(), "must be greater than zero");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::Strategy;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{object, told, with};
+
+    const SIZE: &str = "/spec/resources/requests/storage";
+
+    /// What is said where `changes` are made to a claim that is as it begins but for `before`.
+    fn check(before: &[(&str, Value)], changes: &[(&str, Value)], faults: &[&str]) {
+        let claim = json!({
+            "metadata": {"name": "c", "annotations": {}},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}},
+                "volumeMode": "Filesystem", "volumeName": "v",
+            },
+            "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}},
+        });
+        let old = with(claim, before);
+        let new = with(old.clone(), changes);
+        let mut errors = Errors::default();
+        Claim.validate_update(&object(new), &object(old), &mut errors);
+        // What differs of a spec is told in a line of its own.
+        let told: Vec<String> =
+            told(&errors).iter().map(|fault| fault.lines().next().unwrap().to_owned()).collect();
+        assert_eq!(told, faults, "{before:?} {changes:?}");
+    }
+
+    const FIXED: &str = "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
+    #[test]
+    fn a_bound_claim_grows_and_shrinks_to_more_than_it_has() {
+        let less = "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity";
+        let size = |size: &str| [(SIZE, json!(size))];
+        check(&[], &size("6Gi"), &[]);
+        check(&[], &size("5120Mi"), &[]);
+        check(&[], &size("3Gi"), &[]);
+        check(&[], &size("2Gi"), &[less]);
+        check(&[], &size("1Gi"), &[less]);
+        let pending = [("/status", json!({"phase": "Pending"}))];
+        check(&pending, &size("6Gi"), &[FIXED]);
+        check(&pending, &size("4Gi"), &[FIXED]);
+        let unknown = [("/status/capacity", Value::Null)];
+        check(&unknown, &size("1Gi"), &[]);
+        let zero = "spec.resources[storage]: Invalid value: \"0\": must be greater than zero";
+        check(&unknown, &size("0"), &[zero, less]);
+        check(&[], &[("/spec/resources/limits", json!({"storage": "9Gi"}))], &[FIXED]);
+        check(&[], &[("/spec/accessModes", json!(["ReadOnlyMany"]))], &[FIXED]);
+        check(&[], &[("/spec/volumeName", json!("w"))], &[FIXED]);
+        check(&[("/spec/volumeName", Value::Null)], &[("/spec/volumeName", json!("w"))], &[]);
+        let mode = "volumeMode: Invalid value: \"Block\": field is immutable";
+        check(&[], &[("/spec/volumeMode", json!("Block"))], &[FIXED, mode]);
+    }
+
+    #[test]
+    fn a_class_of_attributes_may_change_and_not_go_once_it_is_applied() {
+        const AT: &str = "/spec/volumeAttributesClassName";
+        let class = |name: &str| (AT, json!(name));
+        check(&[], &[class("a")], &[]);
+        check(&[class("a")], &[class("b")], &[]);
+        check(&[class("a")], &[(AT, Value::Null)], &[]);
+        check(&[class("a"), ("/status/phase", json!("Pending"))], &[class("b")], &[FIXED]);
+        let applied = [class("a"), ("/status/currentVolumeAttributesClassName", json!("a"))];
+        let gone = |to: &str| {
+            format!(
+                "spec.volumeAttributesClassName: Forbidden: update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil"
+            )
+        };
+        check(&applied, &[class("b")], &[]);
+        check(&applied, &[(AT, Value::Null)], &[&gone("nil")]);
+        check(&applied, &[class("")], &[&gone("empty string")]);
+    }
+
+    #[test]
+    fn a_class_may_come_late_and_from_the_annotation() {
+        const AT: &str = "/spec/storageClassName";
+        let note = "/metadata/annotations/volume.beta.kubernetes.io~1storage-class";
+        let class = |name: &str| (AT, json!(name));
+        let kept = "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"\": field is immutable";
+        check(&[], &[class("a")], &[]);
+        check(&[], &[class("")], &[]);
+        check(&[class("a")], &[class("b")], &[FIXED]);
+        check(&[class("a")], &[(AT, Value::Null)], &[FIXED]);
+        let noted = [(note, json!("a"))];
+        check(&noted, &[class("a")], &[]);
+        check(&noted, &[class("a"), (note, Value::Null)], &[]);
+        check(&noted, &[class("b")], &[FIXED]);
+        check(&noted, &[(note, Value::Null)], &[kept]);
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn validate(root: &At<'_>, with_status: bool, errors: &mut Errors) {
     }
     structural(root, Level::Root, errors);
     if errors.0.len() == before {
-        defaults(root, errors);
+        defaults(root, &mut values::Check::default(), errors);
     }
 }
 
@@ -137,10 +137,11 @@ fn list_type(at: &At<'_>, errors: &mut Errors) {
 }
 
 fn map_list(at: &At<'_>, errors: &mut Errors) {
+    let all = at.field("x-kubernetes-list-map-keys");
     let keys = at.items("x-kubernetes-list-map-keys");
-    let path = at.path.child("x-kubernetes-list-map-keys");
+    let path = &all.path;
     if keys.is_empty() {
-        errors.required(&path, "must not be empty if x-kubernetes-list-type is map");
+        errors.required(path, "must not be empty if x-kubernetes-list-type is map");
     }
     let Some(items) = at.some("items") else {
         errors.required(&at.path.child("items"), "must have a schema if x-kubernetes-list-type is map");
@@ -160,8 +161,7 @@ fn map_list(at: &At<'_>, errors: &mut Errors) {
             errors.invalid(&key.path, name, "all entries must be unique");
         }
         let Some(property) = properties.raw(name) else {
-            let shown = at.raw("x-kubernetes-list-map-keys").cloned().unwrap_or_default();
-            errors.invalid(&path, &shown, "entries must all be names of item properties");
+            errors.invalid(path, all.value, "entries must all be names of item properties");
             continue;
         };
         let property = At::new(property, properties.path.key(name));
@@ -327,18 +327,18 @@ fn value_validation(at: &At<'_>, outside: &At<'_>, int_or_string: bool, errors: 
 }
 
 /// Each default must be a value of its own schema.
-fn defaults(at: &At<'_>, errors: &mut Errors) {
+fn defaults<'a>(at: &At<'a>, check: &mut values::Check<'a>, errors: &mut Errors) {
     if let Some(default) = at.some("default") {
-        values::check(default.value, at.value, "", &default.path, errors);
+        check.value(default.value, at.value, "", &default.path, errors);
     }
-    inner(at, &mut |schema| defaults(schema, errors));
+    inner(at, &mut |schema| defaults(schema, check, errors));
 }
 
 /// Why a pattern is no regular expression, in the words of Go's parser.
 fn pattern_fault(pattern: &str) -> Option<String> {
     use regex_syntax::ast::ErrorKind;
     let error = match regex_syntax::ast::parse::Parser::new().parse(pattern) {
-        Ok(_) => return regex::Regex::new(pattern).err().map(|e| e.to_string()),
+        Ok(_) => return regex_syntax::Parser::new().parse(pattern).err().map(|e| e.to_string()),
         Err(error) => error,
     };
     let span = error.span();
