@@ -17,26 +17,27 @@ fn cluster(nodes: usize) -> Snapshot {
     snapshot
 }
 
-fn pod(n: usize, affinity: bool) -> Arc<PodInfo> {
-    // As most pods: of one of a hundred ReplicaSets.
-    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("a{}", n % 100),
-        "uid": format!("a{}", n % 100), "controller": true});
+/// A pod of one of so many ReplicaSets.
+fn pod(n: usize, sets: usize, affinity: bool) -> Arc<PodInfo> {
+    let set = format!("a{}", n % sets);
+    let owner =
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true});
     let mut pod = json!({"metadata": {"name": format!("p{n}"), "namespace": "ns", "uid": format!("u{n}"),
-            "labels": {"app": format!("a{}", n % 100)}, "ownerReferences": [owner]},
+            "labels": {"app": set}, "ownerReferences": [owner]},
         "spec": {"containers": [{"name": "c", "image": "img",
             "resources": {"requests": {"cpu": "100m", "memory": "200Mi"}}}]}});
     if affinity {
         pod["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-            {"labelSelector": {"matchLabels": {"app": format!("a{}", n % 100)}},
+            {"labelSelector": {"matchLabels": {"app": set}},
              "topologyKey": "kubernetes.io/hostname"}]}});
     }
     Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).expect("a pod"))))
 }
 
-fn measure(nodes: usize, pods: usize, affinity: bool) {
+fn measure(nodes: usize, pods: usize, sets: usize, affinity: bool) {
     let mut snapshot = cluster(nodes);
     let mut scheduler = Scheduler::default();
-    let waiting: Vec<_> = (0..pods).map(|n| pod(n, affinity)).collect();
+    let waiting: Vec<_> = (0..pods).map(|n| pod(n, sets, affinity)).collect();
     let start = Instant::now();
     for pod in waiting {
         let node = scheduler.schedule(&snapshot, &pod).expect("there is room");
@@ -44,11 +45,14 @@ fn measure(nodes: usize, pods: usize, affinity: bool) {
     }
     let rate = pods as f64 / start.elapsed().as_secs_f64();
     let kind = if affinity { "required anti-affinity" } else { "basic" };
-    println!("{nodes:>5} nodes, {pods:>6} pods, {kind}: {rate:.0} pods/s");
+    println!("{nodes:>5} nodes, {pods:>6} pods of {sets:>5} sets, {kind}: {rate:.0} pods/s");
 }
 
 fn main() {
-    measure(1000, 10_000, false);
-    measure(5000, 10_000, false);
-    measure(5000, 2000, true);
+    measure(1000, 10_000, 100, false);
+    measure(5000, 10_000, 100, false);
+    measure(5000, 2000, 100, true);
+    // The worst: no two pods are alike.
+    measure(5000, 10_000, 10_000, false);
+    measure(5000, 2000, 2000, true);
 }
