@@ -171,26 +171,43 @@ const MOST: usize = 1 << 20;
 /// All the faults of one object, in the order found. An object can have a fault in each of its parts, and each
 /// can show the whole of it: what comes when [`MOST`] bytes are there is not told any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Errors(pub Vec<Error>, usize);
+pub struct Errors {
+    told: Vec<Error>,
+    bytes: usize,
+}
 
 impl Errors {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.told.len()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Error> {
+        self.told.iter()
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
     }
 
     /// Whether further faults are not told: who finds many may stop.
     pub fn is_full(&self) -> bool {
-        !self.is_empty() && self.1 >= MOST
+        self.bytes >= MOST
     }
 
-    fn push(&mut self, kind: Kind, path: &Path, body: impl FnOnce() -> String) {
-        if self.is_full() {
-            return;
+    /// A fault in words of its own; `body` is what follows the field, and is asked for if it is told.
+    pub fn push(&mut self, kind: Kind, path: &Path, body: impl FnOnce() -> String) {
+        if !self.is_full() {
+            self.tell(Error { kind, field: path.to_string(), body: body() });
         }
-        let error = Error { kind, field: path.to_string(), body: body() };
-        let before = if self.is_empty() { 0 } else { self.1 };
-        self.1 = before + error.field.len() + error.body.len();
-        self.0.push(error);
+    }
+
+    fn tell(&mut self, error: Error) {
+        self.bytes += error.field.len() + error.body.len();
+        self.told.push(error);
     }
 
     pub fn required(&mut self, path: &Path, detail: &str) {
@@ -239,8 +256,20 @@ impl Errors {
     }
 
     pub fn extend(&mut self, other: Errors) {
-        self.0.extend(other.0);
-        self.1 += other.1;
+        for error in other.told {
+            if !self.is_full() {
+                self.tell(error);
+            }
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Errors {
+    type Item = &'a Error;
+    type IntoIter = std::slice::Iter<'a, Error>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -259,9 +288,12 @@ mod tests {
         for _ in 0..9 {
             errors.invalid(&Path::new("a"), &long, "b");
         }
-        assert_eq!(errors.0.len(), 2);
-        errors.0.clear();
+        assert_eq!(errors.len(), 2);
+        let mut more = errors.clone();
+        more.extend(errors.clone());
+        assert_eq!(more.len(), 2);
+        errors.clear();
         errors.forbidden(&Path::new("a"), "b");
-        assert_eq!(errors.0.len(), 1, "after the others are forgotten");
+        assert_eq!(errors.len(), 1, "after the others are forgotten");
     }
 }

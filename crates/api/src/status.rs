@@ -174,11 +174,11 @@ impl Status {
     /// Every fault of an object; `errors` must not be empty.
     pub fn invalid(kind: &GroupKind, name: &str, errors: &field::Errors) -> Status {
         let mut told = HashSet::new();
-        let texts = errors.0.iter().map(ToString::to_string);
+        let texts = errors.iter().map(ToString::to_string);
         let mut texts: Vec<String> = texts.filter(|text| told.insert(text.clone())).collect();
         let all = if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) };
         let message = format!("{kind} {} is invalid: {all}", field::quote(name));
-        let causes = errors.0.iter().map(|e| Cause {
+        let causes = errors.iter().map(|e| Cause {
             reason: e.kind.reason().into(),
             message: e.body.clone(),
             field: e.field.clone(),

@@ -176,13 +176,29 @@ mod tests {
     #[test]
     fn a_certificate_that_runs_out_ends_what_its_connection_may() {
         let (roots, leaf) = crate::certificate::tests::node();
-        let authenticator = authenticator(Some(ClientCertificates::new(roots).unwrap()));
+        let certificates = ClientCertificates::new(roots).unwrap();
+        let mut authenticator = authenticator(Some(certificates.clone()));
         let end = expiry(&leaf).unwrap();
-        let connection = authenticator.connection(&[leaf], UnixTime::now());
-        let who = |now| authenticator.authenticate(&connection, &HeaderMap::new(), now).map(|user| user.name);
-        assert_eq!(who(SystemTime::now()), Ok("system:node:n1".into()));
-        assert_eq!(who(end), Ok("system:node:n1".into()));
-        assert_eq!(who(end + std::time::Duration::from_secs(1)), Err(Unauthorized));
+        let late = end + std::time::Duration::from_secs(1);
+        let headers = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            headers
+        };
+        let chain = [leaf];
+        let who = |authenticator: &Authenticator, headers: &HeaderMap, now| {
+            let connection = authenticator.connection(&chain, UnixTime::now());
+            authenticator.authenticate(&connection, headers, now).map(|user| user.name)
+        };
+        let (none, bearer) = (HeaderMap::new(), headers("authorization", "Bearer secret"));
+        assert_eq!(who(&authenticator, &none, SystemTime::now()), Ok("system:node:n1".into()));
+        assert_eq!(who(&authenticator, &none, end), Ok("system:node:n1".into()));
+        assert_eq!(who(&authenticator, &none, late), Err(Unauthorized));
+        assert_eq!(who(&authenticator, &bearer, late), Ok("agent".into()));
+        authenticator.front_proxy = Some(FrontProxy { certificates, allowed_names: Vec::new() });
+        let remote = headers("x-remote-user", "root");
+        assert_eq!(who(&authenticator, &remote, end), Ok("root".into()));
+        assert_eq!(who(&authenticator, &remote, late), Err(Unauthorized));
     }
 
     fn check(header: (&'static str, &'static str), expect: Option<&str>) {

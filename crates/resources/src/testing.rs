@@ -12,7 +12,7 @@ pub fn object(value: Value) -> Object {
 }
 
 pub fn told(errors: &Errors) -> Vec<String> {
-    errors.0.iter().map(ToString::to_string).collect()
+    errors.iter().map(ToString::to_string).collect()
 }
 
 /// `base` with other fields, by their JSON pointers; a null takes one away.

@@ -40,16 +40,18 @@ impl<T: ?Sized + Eq + Hash> Numbers<T> {
         number
     }
 
-    /// One user less.
-    pub fn release(&mut self, number: u32) {
+    /// One user less; whether that was the last.
+    pub fn release(&mut self, number: u32) -> bool {
         let place = &mut self.values[number as usize];
-        let Some((value, users)) = place else { return };
+        let Some((value, users)) = place else { return false };
         *users -= 1;
-        if *users == 0 {
+        let is_free = *users == 0;
+        if is_free {
             self.numbers.remove(value);
             *place = None;
             self.free.push(number);
         }
+        is_free
     }
 
     pub fn get(&self, value: &T) -> Option<u32> {
@@ -59,14 +61,6 @@ impl<T: ?Sized + Eq + Hash> Numbers<T> {
     /// Every number given is below this.
     pub fn bound(&self) -> usize {
         self.values.len()
-    }
-
-    /// The values in use, with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.values
-            .iter()
-            .enumerate()
-            .filter_map(|(number, place)| Some((number as u32, &*place.as_ref()?.0)))
     }
 
     /// The value of a number that is in use.
@@ -156,13 +150,13 @@ mod tests {
         let (a, b) = (take(&mut numbers, "a"), take(&mut numbers, "b"));
         assert_ne!(a, b);
         assert_eq!(take(&mut numbers, "a"), a);
-        numbers.release(a);
+        assert!(!numbers.release(a));
         assert_eq!((numbers.get("a"), numbers.value(a)), (Some(a), Some("a")));
-        numbers.release(a);
+        assert!(numbers.release(a));
         assert_eq!((numbers.get("a"), numbers.value(a)), (None, None));
         assert_eq!(take(&mut numbers, "c"), a);
         assert_eq!(numbers.bound(), 2);
-        assert_eq!(numbers.iter().collect::<Vec<_>>(), [(a, "c"), (b, "b")]);
+        assert_eq!((numbers.value(a), numbers.value(b)), (Some("c"), Some("b")));
     }
 
     #[test]

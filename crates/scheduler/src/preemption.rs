@@ -76,7 +76,7 @@ pub fn plan(snapshot: &Snapshot, pod: &PodInfo, error: &mut FitError, budgets: &
         if choices.len() >= most {
             break;
         }
-        match victims(snapshot, pod, node, state.clone(), budgets) {
+        match victims(snapshot, pod, node, &state, budgets) {
             Ok(choice) => choices.push(choice),
             Err(why) => why.into_iter().for_each(|why| *reasons.entry(why).or_default() += 1),
         }
@@ -149,7 +149,7 @@ fn victims(
     snapshot: &Snapshot,
     pod: &PodInfo,
     node: &NodeInfo,
-    state: State,
+    state: &State,
     budgets: &[Budget],
 ) -> Result<Choice, Vec<String>> {
     let mut lesser: Vec<Arc<PodInfo>> =
@@ -157,7 +157,7 @@ fn victims(
     if lesser.is_empty() {
         return Err(vec![NO_VICTIMS.into()]);
     }
-    let mut trial = Trial { snapshot, pod, node: node.clone(), state };
+    let mut trial = Trial { snapshot, pod, node: node.clone(), state: state.clone() };
     for nominated in snapshot.nominated_to(&node.name, pod) {
         trial.add(nominated);
     }

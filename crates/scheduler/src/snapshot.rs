@@ -1,6 +1,6 @@
 //! The nodes and what runs on them, kept up to date change by change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use api::Quantity;
@@ -93,6 +93,8 @@ pub struct Snapshot {
     pub(crate) places: Places,
     /// The signatures of the pods on them.
     pub(crate) signatures: Numbers<Signature>,
+    /// Those that will not have others near.
+    guarding: BTreeSet<u32>,
     /// Pods that room was made for, by uid, and the node where.
     nominated: HashMap<String, (Arc<PodInfo>, String)>,
     /// Labels of the namespaces.
@@ -134,6 +136,9 @@ impl Snapshot {
         self.nominated.remove(&pod.uid);
         self.pods.insert(pod.uid.clone(), node.to_owned());
         let signature = self.signatures.take(&pod.signature, || pod.signature.clone());
+        if !pod.signature.anti_affinity.is_empty() {
+            self.guarding.insert(signature);
+        }
         let at = self.entry(node);
         self.nodes[at].signatures.add(signature);
         self.nodes[at].add(pod);
@@ -147,7 +152,9 @@ impl Snapshot {
             let gone = node.remove(uid);
             if let Some(signature) = gone.and_then(|pod| self.signatures.get(&pod.signature)) {
                 node.signatures.remove(signature);
-                self.signatures.release(signature);
+                if self.signatures.release(signature) {
+                    self.guarding.remove(&signature);
+                }
             }
             self.drop_if_empty(at);
         }
@@ -160,6 +167,11 @@ impl Snapshot {
             Some(node) => drop(self.nominated.insert(pod.uid.clone(), (pod.clone(), node.to_owned()))),
             None => drop(self.nominated.remove(&pod.uid)),
         }
+    }
+
+    /// The signatures of pods that will not have others near, with their numbers.
+    pub(crate) fn guarding(&self) -> impl Iterator<Item = (u32, &Signature)> {
+        self.guarding.iter().filter_map(|number| Some((*number, self.signatures.value(*number)?)))
     }
 
     /// Forgets that room was made for a pod.
@@ -236,9 +248,13 @@ mod tests {
 
     use super::*;
 
+    /// Pods of application 0 will not have those of application 1 in their zone.
     fn pod(uid: u8, app: u8) -> Arc<PodInfo> {
+        let away = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"app": "1"}}, "topologyKey": "zone"}]}});
+        let affinity = Some(away).filter(|_| app == 0);
         let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": uid.to_string(),
-            "labels": {"app": app.to_string()}}, "spec": {"containers": []}});
+            "labels": {"app": app.to_string()}}, "spec": {"containers": [], "affinity": affinity}});
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
     }
 
@@ -270,13 +286,13 @@ mod tests {
         let mut pods = 0;
         for (at, node) in snapshot.nodes.iter().enumerate() {
             assert_eq!(snapshot.by_name[&node.name], at);
-            for (key, value) in &node.labels {
-                let number = snapshot.places.key(key).and_then(|key| node.place(key));
-                let others = snapshot.nodes.iter().filter(|other| other.labels.get(key) == Some(value));
-                for other in others {
-                    assert_eq!(snapshot.places.key(key).and_then(|key| other.place(key)), number);
+            for key in ["host", "zone"] {
+                let number = |node: &NodeInfo| snapshot.places.key(key).and_then(|key| node.place(key));
+                for other in &snapshot.nodes {
+                    let same = node.labels.get(key) == other.labels.get(key);
+                    assert_eq!(number(node) == number(other), same, "{key} of {node:?} and {other:?}");
                 }
-                assert!(number.is_some());
+                assert_eq!(number(node).is_some(), node.labels.contains_key(key));
             }
             let mut counts: HashMap<&Signature, i64> = HashMap::new();
             for (number, count) in node.signatures.iter() {
@@ -288,6 +304,24 @@ mod tests {
             pods += node.pods.len();
         }
         assert_eq!(snapshot.pods.len(), pods);
+        check_counts(snapshot);
+    }
+
+    /// What is counted by number is what is counted by text.
+    fn check_counts(snapshot: &Snapshot) {
+        let (guard, kept_off) = (pod(100, 0), pod(101, 1));
+        let term = &guard.signature.anti_affinity[0];
+        let meant = crate::topology::count(snapshot, term);
+        let state = crate::topology::State::new(snapshot, &kept_off);
+        for node in snapshot.known() {
+            let zone = |other: &&NodeInfo| other.labels.get("zone") == node.labels.get("zone");
+            let there = |app: &str| {
+                let pods = snapshot.known().filter(zone).flat_map(|other| &other.pods);
+                pods.filter(|pod| pod.signature.labels["app"] == app).count() as i64
+            };
+            assert_eq!(meant.at(node), there("1"));
+            assert_eq!(state.check(&kept_off, node).is_err(), there("0") > 0);
+        }
     }
 
     proptest! {
@@ -309,7 +343,9 @@ mod tests {
                 snapshot.remove_pod(&uid.to_string());
             }
             (0..4u8).for_each(|name| snapshot.remove_node(&name.to_string()));
-            assert_eq!((snapshot.nodes.len(), snapshot.signatures.iter().count()), (0, 0));
+            assert_eq!((snapshot.nodes.len(), snapshot.guarding.len()), (0, 0));
+            let used = (0..snapshot.signatures.bound()).filter_map(|n| snapshot.signatures.value(n as u32));
+            assert_eq!(used.count(), 0);
             assert_eq!((snapshot.places.key("host"), snapshot.places.key("zone")), (None, None));
         }
     }

@@ -203,7 +203,7 @@ fn guarded(snapshot: &Snapshot, pods: &Signature) -> Vec<Counts> {
     let mut guarded = Vec::new();
     // The places in `guarded`, by number of the signature.
     let mut guards: Vec<Vec<usize>> = Vec::new();
-    for (number, signature) in snapshot.signatures.iter() {
+    for (number, signature) in snapshot.guarding() {
         for term in signature.anti_affinity.iter().filter(|term| means(snapshot, term, pods)) {
             guards.resize_with(snapshot.signatures.bound(), Vec::new);
             guards[number as usize].push(by_label(&mut guarded, snapshot, &term.topology_key));

@@ -17,12 +17,27 @@ use crate::{place, process};
 #[error("no {0} {1} to download")]
 pub struct Outdated(String, String);
 
-/// Fetches the package lists again.
+/// Makes something of packages, with new package lists where the old ones were [`Outdated`]. Of many who find that
+/// at once one fetches them.
 ///
 /// # Errors
-/// `apt-get update` fails: no right to, or no way to the sources.
-pub fn update() -> Result<()> {
-    process::read(Command::new("apt-get").args(["-q", "update"])).map(drop)
+/// What `make` fails with, and with it why the lists could not be had.
+pub fn with_lists<T>(make: impl Fn() -> Result<T>) -> Result<T> {
+    let is_outdated = |made: &Result<T>| made.as_ref().is_err_and(anyhow::Error::is::<Outdated>);
+    let mut made = make();
+    if is_outdated(&made) {
+        let lock = std::fs::File::create(place::cache("packages")?.join("lock"))?;
+        lock.lock()?;
+        made = make();
+        if let Err(outdated) = &made
+            && is_outdated(&made)
+        {
+            let update = process::read(Command::new("apt-get").args(["-q", "update"]));
+            update.with_context(|| format!("{outdated:#}"))?;
+            made = make();
+        }
+    }
+    made
 }
 
 /// One package at the newest version that the sources have.
@@ -83,13 +98,20 @@ impl Package {
             return Ok(kept);
         }
         let work = tempfile::tempdir_in(place::cache("packages")?)?;
-        process::read(
+        let downloaded = process::read(
             Command::new("apt-get")
                 .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
                 .arg(format!("{}={}", self.name, self.version))
                 .current_dir(work.path()),
-        )
-        .with_context(|| Outdated(self.name.clone(), self.version.clone()))?;
+        );
+        if let Err(error) = downloaded {
+            let text = error.to_string();
+            let is_gone = ["404  Not Found", "was not found", "Can't find a source"];
+            return Err(match is_gone.iter().any(|words| text.contains(words)) {
+                true => error.context(Outdated(self.name.clone(), self.version.clone())),
+                false => error,
+            });
+        }
         let mut files = std::fs::read_dir(work.path())?;
         let file = files.next().with_context(|| format!("apt-get download {} left nothing", self.name))??;
         std::fs::rename(file.path(), &kept)?;

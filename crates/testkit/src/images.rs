@@ -14,7 +14,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::debian::{self, Outdated, Package};
+use crate::debian::{self, Package};
 use crate::image::{self, Config, Image, Layer};
 use crate::{place, process};
 
@@ -154,13 +154,7 @@ fn words(text: &str) -> Vec<String> {
 /// Makes an image unless the cache has it. Where the package lists are older than what their sources
 /// hold, with new ones.
 fn make(name: &str, packages: &[&str], finish: impl Fn(&mut Layer), config: Config) -> Result<Image> {
-    match make_from_lists(name, packages, &finish, &config) {
-        Err(error) if error.is::<Outdated>() => {
-            debian::update().context(error)?;
-            make_from_lists(name, packages, &finish, &config)
-        }
-        made => made,
-    }
+    debian::with_lists(|| make_from_lists(name, packages, &finish, &config))
 }
 
 /// The base layer, one with the packages and the libraries they need, changed by `finish`.

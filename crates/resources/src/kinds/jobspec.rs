@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::field::{Error, Errors, Kind, Path};
+use api::field::{Errors, Kind, Path};
 
 use crate::at::At;
 
@@ -17,8 +17,7 @@ const INDEXES_BYTES_MAX: usize = 64 * 1024;
 
 /// A fault that shows no value.
 pub(super) fn plain(path: &Path, words: &str, errors: &mut Errors) {
-    let body = format!("Invalid value: {words}");
-    errors.0.push(Error { kind: Kind::Invalid, field: path.to_string(), body });
+    errors.push(Kind::Invalid, path, || format!("Invalid value: {words}"));
 }
 
 /// Faults of the completion mode and what hangs on it.

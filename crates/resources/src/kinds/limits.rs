@@ -386,6 +386,6 @@ mod tests {
         let quota = object(json!({"spec": {"hard": hard, "scopes": vec!["BestEffort"; 2_000]}}));
         let mut errors = Errors::default();
         ResourceQuota.validate(&quota, &mut errors);
-        assert!(errors.is_full() && errors.0.len() < 1_000, "{}", errors.0.len());
+        assert!(errors.is_full() && errors.len() < 1_000, "{}", errors.len());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::field::{Errors, Path};
+use api::field::{Errors, Kind, Path, Shown as _};
 use api::{Object, Status, names};
 use async_trait::async_trait;
 use registry::resource::{Asked, Connect, Target};
@@ -141,10 +141,9 @@ fn taints(spec: &At<'_>, errors: &mut Errors) {
         }
         let again = !seen.insert((at.str("key"), at.str("effect")));
         if again {
-            errors.duplicate(&at.path, at.value);
-            if let Some(last) = errors.0.last_mut() {
-                last.body.push_str(": taints must be unique by key and effect pair");
-            }
+            errors.push(Kind::Duplicate, &at.path, || {
+                format!("Duplicate value: {}: taints must be unique by key and effect pair", at.value.shown())
+            });
         }
     }
 }

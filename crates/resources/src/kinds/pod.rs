@@ -211,7 +211,7 @@ impl PartHook for EphemeralContainers {
         metadata_and_spec(new, errors);
         podannotations::validate_update(new, old, errors);
         if old.annotation(MIRROR).is_some() {
-            errors.0.clear();
+            errors.clear();
             errors.forbidden(&Path::unnamed(), "static pods do not support ephemeral containers");
             return;
         }

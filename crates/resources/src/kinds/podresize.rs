@@ -56,7 +56,7 @@ impl PartHook for Resize {
         pod::metadata_and_spec(new, errors);
         // What holds for the whole pod stands at no field, and alone.
         let alone = |words: &str, errors: &mut Errors| {
-            errors.0.clear();
+            errors.clear();
             errors.forbidden(&Path::unnamed(), words);
         };
         if old.annotation(pod::MIRROR).is_some() {
@@ -75,6 +75,10 @@ impl PartHook for Resize {
             errors.forbidden(&spec.path, "Pod running on node without support for resize");
         }
         whole(&spec, &before, errors);
+        if At::of(old, "status").len("nodeAllocatableResourceClaimStatuses") > 0 {
+            let words = "pods with node allocatable resource claims cannot be resized";
+            errors.forbidden(&spec.path, words);
+        }
         let others = LISTS.iter().filter(|list| has_others(list, &spec, &before, errors)).count();
         if others > 0 {
             return;
@@ -321,6 +325,12 @@ mod tests {
         check(&statuses(silent), &cpu, &[fault]);
         check(&statuses(json!([{"state": {"running": {}}, "resources": {}}])), &cpu, &[]);
         check(&statuses(json!([{"state": {"waiting": {}}}])), &cpu, &[]);
+        let claims = ("/status/nodeAllocatableResourceClaimStatuses", json!([{"resourceClaimName": "x"}]));
+        check(
+            &[claims],
+            &cpu,
+            &["spec: Forbidden: pods with node allocatable resource claims cannot be resized"],
+        );
     }
 
     #[test]

@@ -202,7 +202,7 @@ mod tests {
         let pod = |text: &str| Object(serde_json::from_str(text).unwrap());
         let mut errors = Errors::default();
         validate(&pod(new), &pod(old), &mut errors);
-        let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+        let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(fields, faults, "{errors:?}");
     }
 

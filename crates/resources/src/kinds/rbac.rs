@@ -59,9 +59,9 @@ impl registry::Strategy for Strategy {
             );
         }
         for selector in selectors {
-            let before = errors.0.len();
+            let before = errors.len();
             label_selector(&selector, errors);
-            if errors.0.len() > before {
+            if errors.len() > before {
                 errors.invalid(&selector.path, "null", "invalid label selector.");
             }
         }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Stdio;
 use super::reasons::Reasons;
-use super::wire;
+use super::{fork, wire};
 
 /// What the child tells the shim, with the terminal's master where there is one.
 #[derive(Debug, Serialize, Deserialize)]
@@ -133,10 +133,10 @@ struct Program {
 
 impl Executor for Program {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let error = match get_executor().exec(spec) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
+        let ran = fork::heed_broken_pipes()
+            .map_err(|error| ExecutorError::Execution(error.into()))
+            .and_then(|()| get_executor().exec(spec));
+        let Err(error) = ran else { return Ok(()) };
         let text = full(&error);
         if let Ok(failed) = self.failed.try_clone() {
             // The shim learns of it by the exit code too; the text is what it lacks.

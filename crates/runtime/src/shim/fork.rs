@@ -6,8 +6,8 @@ use std::io;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Runs `child` in a new process, with no signal blocked or ignored, and ends that process with what it
-/// returns.
+/// Runs `child` in a new process, with no signal blocked and none ignored but SIGPIPE, and ends that process
+/// with what it returns.
 pub fn in_child(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     // SAFETY: the process has a single thread, so no lock can be held by a thread that the copy lacks.
     match unsafe { fork() }? {
@@ -48,22 +48,32 @@ fn end(child: impl FnOnce() -> i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives every signal its default action and blocks none: a program keeps what its starter ignores, be it
-/// SIGPIPE, as Rust's programs do, or SIGHUP, where the server was started by `nohup`.
+/// Gives every signal but SIGPIPE its default action and blocks none: a program keeps what its starter ignores,
+/// such as SIGHUP where the server was started by `nohup`.
 fn heed_signals() -> io::Result<()> {
+    let others = (1..=libc::SIGRTMAX())
+        .filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGPIPE].contains(signal));
+    for signal in others {
+        heed(signal)?;
+    }
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Gives SIGPIPE its default action, which Rust's programs ignore to see the error instead: to be called when
+/// nothing is left to do but to become another program.
+pub fn heed_broken_pipes() -> io::Result<()> {
+    heed(libc::SIGPIPE)
+}
+
+fn heed(signal: libc::c_int) -> io::Result<()> {
     // The kernel's own shape of an action: handler (0 is the default one), flags, restorer, mask. libc's
     // refuses the two signals that it keeps for itself.
     let default = [0_u64; 4];
-    for signal in 1..=libc::SIGRTMAX() {
-        if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
-            continue;
-        }
-        let none = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: the kernel reads the action, writes nothing, and no handler is left to be called.
-        let set = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8) };
-        if set < 0 {
-            return Err(io::Error::last_os_error());
-        }
+    let none = std::ptr::null_mut::<libc::c_void>();
+    let (signal, mask_size) = (libc::c_long::from(signal), size_of::<u64>());
+    // SAFETY: the kernel reads the action, writes nothing, and no handler is left to be called.
+    match unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, mask_size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(SigSet::empty().thread_set_mask()?)
 }

@@ -31,13 +31,13 @@ pub(super) fn validate(root: &At<'_>, with_status: bool, errors: &mut Errors) {
     if root.is("nullable") {
         errors.forbidden(&root.path.child("nullable"), "nullable cannot be true at the root");
     }
-    let before = errors.0.len();
+    let before = errors.len();
     generic(root, errors);
-    if errors.0.len() > before {
+    if errors.len() > before {
         return;
     }
     structural(root, Level::Root, errors);
-    if errors.0.len() == before {
+    if errors.len() == before {
         defaults(root, &mut values::Check::default(), errors);
     }
 }

@@ -178,7 +178,7 @@ mod tests {
             let value: Value = serde_json::from_str(&format!(r#"{{"sources": {text}}}"#)).unwrap();
             let mut errors = Errors::default();
             validate(&At::new(&value, Path::new("p")), &mut errors);
-            let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+            let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
             assert_eq!(&fields, faults, "{text}: {errors:?}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::field::{Error, Errors, Kind};
+use api::field::{Errors, Kind};
 use api::{Quantity, names};
 
 use crate::at::At;
@@ -73,15 +73,15 @@ fn overcommittable(name: &str) -> bool {
 
 /// Faults of a resource's name.
 pub(crate) fn resource_name(name: &str, at: &At<'_>, place: Place, errors: &mut Errors) {
-    let before = errors.0.len();
+    let before = errors.len();
     for fault in names::qualified_name(name) {
         errors.invalid(&at.path, name, fault);
     }
     let standard = STANDARD.contains(&name) || huge(name) || name.starts_with("requests.hugepages-");
-    if errors.0.len() == before && !name.contains('/') && !standard {
+    if errors.len() == before && !name.contains('/') && !standard {
         errors.invalid(&at.path, name, "must be a standard resource type or fully qualified");
     }
-    let is_sound = errors.0.len() == before;
+    let is_sound = errors.len() == before;
     match place {
         Place::Pod if is_sound && !matches!(name, "cpu" | "memory") && !huge(name) => {
             errors.not_supported(&at.path, name, &["cpu", "hugepages-", "memory"]);
@@ -191,10 +191,10 @@ fn claim_names(at: &At<'_>, known: &BTreeSet<&str>, errors: &mut Errors) {
                     format!(": {}", names.join(", "))
                 }
             });
-            let name = api::field::quote(name);
-            let body =
-                format!("Not found: {name}: must be one of the names in pod.spec.resourceClaims{which}");
-            errors.0.push(Error { kind: Kind::NotFound, field: claim.path.to_string(), body });
+            errors.push(Kind::NotFound, &claim.path, || {
+                let name = api::field::quote(name);
+                format!("Not found: {name}: must be one of the names in pod.spec.resourceClaims{which}")
+            });
         }
     }
 }

@@ -473,7 +473,7 @@ mod tests {
             let mut errors = Errors::default();
             one(kind, &At::new(&value, Path::new("volumes[0]").child(kind)), &mut errors);
             let fields: Vec<&str> =
-                errors.0.iter().map(|e| e.field.strip_prefix("volumes[0].").unwrap()).collect();
+                errors.iter().map(|e| e.field.strip_prefix("volumes[0].").unwrap()).collect();
             assert_eq!(&fields, faults, "{kind} {text}: {errors:?}");
         }
     }

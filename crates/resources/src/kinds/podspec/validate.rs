@@ -298,7 +298,7 @@ mod tests {
         }
         let mut errors = Errors::default();
         validate(&At::new(&spec, Path::new("spec")), Some("pod"), &mut errors);
-        errors.0.iter().map(|e| e.field.clone()).collect()
+        errors.iter().map(|e| e.field.clone()).collect()
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn validate<'a>(spec: &At<'a>, pod: Option<&str>, errors: &mut Errors
     let made: Vec<String> = all.iter().filter(|v| v.has("ephemeral")).filter_map(claim_of).collect();
     let mut known = Volumes::new();
     for volume in &all {
-        let before = errors.0.len();
+        let before = errors.len();
         let name = volume.str("name");
         if source(volume, errors) == 0 {
             errors.required(&volume.path, "must specify a volume type");
@@ -72,7 +72,7 @@ pub(super) fn validate<'a>(spec: &At<'a>, pod: Option<&str>, errors: &mut Errors
         if known.contains_key(name) {
             errors.duplicate(&volume.path.child("name"), name);
         }
-        if errors.0.len() == before {
+        if errors.len() == before {
             known.insert(name, volume.value);
         }
         if let Some(claim) = volume.some("persistentVolumeClaim")
