@@ -88,7 +88,7 @@ fn namespace(request: &Verdict<'_>, object: &Object) -> Result<Vec<String>, Stat
     let (new, faults) = Policy::of(object.labels());
     let Some(old) = request.old else { return sound(request, &faults).map(|()| Vec::new()) };
     let (old, before) = Policy::of(old.labels());
-    if before.0.is_empty() || told(&before) != told(&faults) {
+    if before.is_empty() || told(&before) != told(&faults) {
         sound(request, &faults)?;
     }
     let eased = new.enforce.version == old.enforce.version && new.enforce.level <= old.enforce.level;
@@ -99,7 +99,7 @@ fn namespace(request: &Verdict<'_>, object: &Object) -> Result<Vec<String>, Stat
 }
 
 fn told(faults: &field::Errors) -> Vec<String> {
-    faults.0.iter().map(ToString::to_string).collect()
+    faults.iter().map(ToString::to_string).collect()
 }
 
 fn sound(request: &Verdict<'_>, faults: &field::Errors) -> Result<(), Status> {
