@@ -8,7 +8,20 @@ mod leftovers;
 mod suite;
 mod world;
 
+use std::os::unix::process::CommandExt as _;
+
 use libtest_mimic::{Arguments, Trial};
+
+/// Set where this program runs with SIGHUP ignored.
+const UNHEEDING: &str = "SUITE_IGNORES_HUP";
+
+/// Becomes this program again, with SIGHUP ignored, as a server has it that `nohup` started: what it runs must not.
+/// Returns only where that fails.
+fn unheeding() -> std::io::Error {
+    let mut command = std::process::Command::new("env");
+    command.arg("--ignore-signal=HUP").args(std::env::current_exe().ok()).args(std::env::args_os().skip(1));
+    command.env(UNHEEDING, "yes").exec()
+}
 
 fn main() {
     let mut args = std::env::args_os();
@@ -20,6 +33,9 @@ fn main() {
     }
     if std::env::var_os("CNI_COMMAND").is_some() {
         std::process::exit(containerd::plugin());
+    }
+    if std::env::var_os(UNHEEDING).is_none() {
+        panic!("{}", unheeding());
     }
     let trial = |name: &str, kind, case: &'static suite::Case| {
         Trial::test(format!("{name}::{}", case.name), move || {
